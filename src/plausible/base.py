@@ -1,0 +1,435 @@
+"""The one face of every generative model: estimate (`fit`), evaluate (`log_prob`), sample.
+
+The estimator here is the shell: it keeps the user's arguments, knows what an example is (`space_`), carries the
+transforms between the user's units and the model's, and owns a plain ``torch.nn.Module`` (`module_`) that does the
+mathematics in model space. A family writes ``_build`` and, where the defaults do not fit, ``_step`` and ``_transforms``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import nn
+
+from plausible import registry
+from plausible.errors import CapabilityError, DataError
+from plausible.heads import Heads
+from plausible.options import check_options, estimator, option
+from plausible.randomness import RowNoise, generator, seed_of
+from plausible.space import Column, Space, Table, infer
+from plausible.training import Events, History, count, run
+from plausible.transforms import Chain, Standardise, Transform
+
+Density = Literal["exact", "lower_bound", "upper_bound", "estimate"]
+ROWS_AT_ONCE = 2_000_000  # values of model space evaluated or drawn in one go
+BOUND_SAMPLES = 16  # noises averaged over in a bound that has noise
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a family can do, and how exactly.
+
+    Args:
+        density: what its ``log_prob`` is, or None if it has none.
+        events: types of the spaces it can model.
+        kinds: kinds of the columns it can model.
+        context: whether it models p(x | c).
+        missing: whether it fits and scores examples with missing cells, exactly.
+        given: how it draws the rest of a partly known example.
+        latent: whether it has a latent code.
+        conditionals: whether it offers p(x_d | x_<d) step by step.
+    """
+
+    density: Density | None
+    events: frozenset[str] = frozenset({"table", "image", "series"})
+    kinds: frozenset[str] = frozenset({"binary", "categorical", "ordinal", "count", "real"})
+    context: bool = False
+    missing: bool = False
+    given: Literal["exact", "approximate"] | None = None
+    latent: bool = False
+    conditionals: bool = False
+
+
+class Module(nn.Module):
+    """The mathematics of a family, in model space. It answers those of these that its traits promise.
+
+    z has shape (n, \\*event), c (features of the context) has shape (n, F); rng is a ``torch.Generator`` or `RowNoise`.
+    """
+
+    variable_buffers: ClassVar[tuple[str, ...]] = ()  # those whose shape depends on the data
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of free parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def log_prob(self, z: torch.Tensor, c: torch.Tensor | None = None, rng=None) -> torch.Tensor:
+        """Return log p(z | c), or a bound on it, in nats, with shape (n,)."""
+        raise TypeError(f"{type(self).__name__} has no density")
+
+    def log_weight(self, z: torch.Tensor, c: torch.Tensor | None = None, rng=None) -> torch.Tensor:
+        """Return log w with E[w] = p(z | c) over the noise of rng, with shape (n,). Exact densities need no noise."""
+        return self.log_prob(z, c, rng)
+
+    def loss(self, z: torch.Tensor, c: torch.Tensor | None = None, *, rng=None) -> torch.Tensor:
+        """Return what training minimises, one value per example, with shape (n,)."""
+        return -self.log_prob(z, c, rng)
+
+    def sample(self, n: int, c: torch.Tensor | None = None, *, rng: torch.Generator) -> torch.Tensor:
+        """Return n draws, with shape (n, \\*event)."""
+        raise TypeError(f"{type(self).__name__} cannot sample")
+
+
+class capability:
+    """A method that does not exist where the family's traits do not have it; asking for it says what to use instead."""
+
+    def __init__(self, has: Callable[[Traits], Any], otherwise: str):
+        self.has, self.otherwise = has, otherwise
+
+    def __call__(self, method: Callable) -> capability:
+        self.method = method
+        self.__doc__ = method.__doc__
+        return self
+
+    def __get__(self, model: Any, owner: type) -> Any:
+        if not self.has(owner.traits):
+            raise CapabilityError(f"{owner.__name__} {self.otherwise}")
+        return self.method if model is None else self.method.__get__(model, owner)
+
+
+def _has_density(method: Callable) -> capability:
+    return capability(
+        lambda traits: traits.density,
+        "has no density, so log_prob and score do not exist; judge its samples against held-out data with "
+        "plausible.compare, or fit a family that has a density (`plausible families` lists them)",
+    )(method)
+
+
+@estimator
+class Generative(DensityMixin, BaseEstimator):
+    """Base of all families."""
+
+    random_state: int | None = option(None, "seed of everything random in fit; None draws a fresh one")
+    space: str | dict | Space | None = option(
+        None, "overrides what an example is guessed to be: 'table', 'image', 'series', 'text', or {column: kind}"
+    )
+
+    traits: ClassVar[Traits]
+
+    # -------------------------------------------------------------------------------------- what a family writes
+
+    def _build(self, space: Space, context_space: Space) -> Module:
+        """Return the untrained module on the model's space; `context_space` has one real per feature of the context."""
+        raise TypeError(f"{type(self).__name__} does not define _build")
+
+    def _step(self, module: Module) -> Callable:
+        """Return what the training loop repeats."""
+        return count(module)
+
+    def _transforms(self, space: Space) -> list[Transform]:
+        """Return the transforms between the user's codes and the model's space."""
+        return [Standardise()]
+
+    def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
+        """Fit the module: by default, one pass over all events."""
+        return run(self._step(module), train, epochs=1, batch_size=None, rng=rng, name=type(self).__name__)
+
+    def _held_out_share(self) -> float:
+        """Return the share of the examples kept back to watch the training."""
+        return 0.0
+
+    # ------------------------------------------------------------------------------------------------- estimate
+
+    def fit(self, X: Any, y: Any = None, *, context: Any = None, sample_weight: Any = None) -> Self:
+        """Estimate p(x), or p(x | context), from examples.
+
+        Args:
+            X: a DataFrame; an array of shape (n, D), (n, H, W), (n, C, H, W) or (n, T, C); a list of strings; one long
+                string; a ``data.Stream`` over a file larger than memory. NaN or None marks a missing cell.
+            y: ignored, as scikit-learn asks.
+            context: the c of p(x | c), with n rows: a label or a vector per example.
+            sample_weight: non-negative weights, with shape (n,).
+
+        Raises:
+            DataError: nothing can be learned from X, or this family cannot model it; said before any training.
+        """
+        started = time.perf_counter()
+        check_options(self)
+        x = self._look_at(X)
+        c = self._fit_context(context, len(x))
+        weight = self._weights(sample_weight, x)
+        rng = generator(self.random_state, self._device())
+        self._fit_codes(x, c, weight, rng)
+        self.fit_seconds_ = time.perf_counter() - started
+        return self
+
+    def _look_at(self, X: Any) -> torch.Tensor:
+        """Infer the space, refuse what cannot be modelled, return codes."""
+        space = infer(X, self.space)
+        cannot = self.can_model(space)
+        if cannot:
+            raise DataError(cannot)
+        if isinstance(space, Table):
+            validate_data(self, X, skip_check_array=True)
+        else:
+            self.n_features_in_ = space.dims
+        self.space_ = space
+        x = self._encode(X)
+        if len(x) < 2:
+            raise DataError(f"found n_samples={len(x)} while a minimum of 2 is required")
+        return x
+
+    def _fit_codes(self, x: torch.Tensor, c: torch.Tensor | None, weight: torch.Tensor | None, rng) -> None:
+        device = self._device()
+        x, c, weight = (None if t is None else t.to(device) for t in (x, c, weight))
+        train, held_out = _hold_out(len(x), self._held_out_share(), rng)
+        chain = Chain(self._transforms(self.space_)).to(device)
+        model_space = chain.fit(x[train], self.space_, rng, None if weight is None else weight[train])
+        chain.to(device)
+        module = self._seeded_build(model_space, seed_of(rng)).to(device)
+        dtype = next((p.dtype for p in module.parameters()), torch.float64)
+        prepare = (lambda x, rng: chain(x, rng)[0]) if chain.stochastic else None
+        z = x if chain.stochastic else chain(x)[0]
+        z = z if z.dtype == torch.uint8 or chain.stochastic else z.to(dtype)
+
+        def part(index):
+            return Events(z[index], *(None if t is None else t[index] for t in (c, weight)), prepare, dtype)
+
+        history = self._train(module, part(train), part(held_out) if len(held_out) else None, rng)
+        self.fingerprint_ = _fingerprint(x)
+        self.transforms_, self.module_ = chain, module.eval()
+        self.history_, self.kept_epoch_, self.stopped_ = history.to_frame(), history.kept_epoch, history.stopped
+        self.n_parameters_ = module.n_parameters
+
+    def _seeded_build(self, model_space: Space, seed: int) -> Module:
+        """Build the module with initial weights from `seed`; torch's global generator ends as it was."""
+        context_space = Space(self.context_columns_, (len(self.context_columns_),))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self._build(model_space, context_space)
+
+    # ------------------------------------------------------------------------------------------------- evaluate
+
+    @property
+    def likelihood_kind_(self) -> Density | None:
+        """What `log_prob` is: the family's own kind, or a bound where a transform makes it one."""
+        check_is_fitted(self, "module_")
+        own = self.traits.density
+        return self.transforms_.kind if own == "exact" else own
+
+    @_has_density
+    def log_prob(self, X: Any, *, context: Any = None, importance_samples: int | None = None) -> np.ndarray:
+        """Return log p(x) (or log p(x | context)) of each example.
+
+        Args:
+            X: examples like those the model was fitted on; NaN marks a missing cell and is integrated out.
+            context: as in `fit`, with a row per example or one row for all.
+            importance_samples: for a bound that has noise, return the importance-weighted estimate with this many
+                samples instead (Burda, Grosse and Salakhutdinov, 2016, https://arxiv.org/abs/1509.00519).
+
+        Returns:
+            Nats with shape (n,), relative to the measure of `space_`, in the units of X. `likelihood_kind_` says
+            whether they are exact, a bound or an estimate.
+
+        Raises:
+            SpaceError: X does not look like what the model was fitted on.
+        """
+        check_is_fitted(self, "module_")
+        x = self._encode(X)
+        c = self._encode_context(context, len(x))
+        module = self._evaluator()
+        rows = max(1, ROWS_AT_ONCE // max(self.space_.dims, 1))
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(x), rows):
+                part = slice(start, start + rows)
+                parts.append(self._log_prob(module, x[part], None if c is None else c[part], importance_samples))
+        return torch.cat(parts).cpu().numpy() if parts else np.empty(0)
+
+    @_has_density
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Return `log_prob` of each example, under scikit-learn's name."""
+        return self.log_prob(X)
+
+    @_has_density
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the mean `log_prob`, in nats per example; y is ignored."""
+        return float(self.log_prob(X).mean())
+
+    def _log_prob(self, module: Module, x: torch.Tensor, c: torch.Tensor | None, samples: int | None) -> torch.Tensor:
+        x = x.to(self._device())
+        dtype = next((p.dtype for p in module.parameters()), torch.float64)
+        if self.likelihood_kind_ == "exact":
+            z, log_c = self.transforms_(x)
+            return module.log_prob(z.to(dtype), c).double() + log_c
+        evaluate = module.log_weight if samples else module.log_prob
+        terms = []
+        for s in range(samples or BOUND_SAMPLES):
+            rng = RowNoise(x, seed=s)
+            z, log_c = self.transforms_(x, rng)
+            terms.append(evaluate(z.to(dtype), c, rng).double() + log_c)
+        stacked = torch.stack(terms)  # (samples, n)
+        return stacked.logsumexp(0) - math.log(samples) if samples else stacked.mean(0)
+
+    def _evaluator(self) -> Module:
+        """Return the module to evaluate with: in double precision, so that an answer does not depend on the batch.
+
+        Convolutions stay as they are: in double precision they would take an order of magnitude longer.
+        """
+        convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.module_.modules())
+        single = any(p.dtype == torch.float32 for p in self.module_.parameters())
+        return copy.deepcopy(self.module_).double() if single and not convolutional else self.module_
+
+    # --------------------------------------------------------------------------------------------------- sample
+
+    def sample(self, n: int = 1, *, context: Any = None, random_state: Any = None) -> Any:
+        """Draw examples that look like those the model was fitted on: same type, columns, dtypes and levels.
+
+        Args:
+            n: how many.
+            context: one row for all n, or n rows (with n left at 1: as many examples as it has rows).
+            random_state: seed of the draw; None draws a fresh one each time.
+        """
+        check_is_fitted(self, "module_")
+        return self.space_.decode(self._sample_codes(n, context, random_state))
+
+    def _sample_codes(self, n: int, context: Any = None, random_state: Any = None) -> torch.Tensor:
+        """Draw codes (n, \\*shape)."""
+        if not isinstance(n, (int, np.integer)) or n < 1:
+            raise DataError(f"sample needs a number of examples of at least 1, got n={n!r}")
+        c = self._encode_context(context, None if n == 1 and context is not None else n)
+        n = n if c is None else len(c)
+        rng = generator(random_state, self._device())
+        rows = max(1, ROWS_AT_ONCE // max(self.space_.dims, 1))
+        parts = []
+        with torch.no_grad():
+            for start in range(0, n, rows):
+                m = min(rows, n - start)
+                z = self.module_.sample(m, None if c is None else c[start : start + m], rng=rng)
+                parts.append(self.transforms_.inverse(z.reshape(m, *self.space_.shape).double(), rng))
+        return torch.cat(parts)
+
+    # ----------------------------------------------------------------------------------------------------- files
+
+    def save(self, path: Any) -> None:
+        """Write the model to one file: a zip of JSON and safetensors, replaced atomically. See `plausible.load`."""
+        from plausible.files import save
+
+        save(self, path)
+
+    # --------------------------------------------------------------------------------------------------- helpers
+
+    @classmethod
+    def can_model(cls, space: Space) -> str | None:
+        """Return None if this family can model `space`, else a sentence that says why not and what can."""
+        if space.type not in cls.traits.events:
+            others = registry.capable(lambda f: space.type in f.traits.events)
+            return f"{cls.__name__} cannot model {space.type}s; these can: {', '.join(others)}"
+        unfit = space.kinds - cls.traits.kinds
+        if unfit:
+            column = next(c for c in space.columns if c.kind in unfit)
+            others = registry.capable(lambda f: space.type in f.traits.events and space.kinds <= f.traits.kinds)
+            return (
+                f"{cls.__name__} cannot model {column.kind} columns such as {column.name!r}; "
+                f"these can: {', '.join(others)}"
+            )
+        return None
+
+    def _device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def _encode(self, X: Any) -> torch.Tensor:
+        """Return codes, refusing missing cells where the family has no answer to them."""
+        if isinstance(self.space_, Table) and hasattr(self, "n_features_in_"):
+            validate_data(self, X, skip_check_array=True, reset=False)
+        x = self.space_.encode(X)
+        if not self.traits.missing and self.space_.type != "text" and x.is_floating_point() and x.isnan().any():
+            where = int(x.isnan().reshape(len(x), -1).any(0).nonzero()[0])
+            others = registry.capable(lambda f: f.traits.missing and self.space_.type in f.traits.events)
+            raise DataError(
+                f"column {self.space_.columns[where].name!r} has missing values (NaN), which {type(self).__name__} "
+                f"cannot integrate out; these families can: {', '.join(others)}. Or drop or fill those rows"
+            )
+        return x
+
+    def _fit_context(self, context: Any, n: int) -> torch.Tensor | None:
+        self.context_space_, self.context_columns_ = None, ()
+        if context is None:
+            return None
+        if not self.traits.context:
+            others = registry.capable(lambda f: f.traits.context)
+            raise CapabilityError(f"{type(self).__name__} takes no context; these families do: {', '.join(others)}")
+        context = _as_table(context)
+        self.context_space_ = infer(context)
+        codes = self.context_space_.encode(context)
+        self.context_transforms_ = Chain([Standardise()])
+        space = self.context_transforms_.fit(codes, self.context_space_, None)
+        self._set_context_heads(space)
+        return self._encode_context(context, n)
+
+    def _set_context_heads(self, space: Space) -> None:
+        self.context_heads_ = Heads(space)
+        self.context_columns_ = tuple(Column(f"c{i}", "real") for i in range(self.context_heads_.n_features))
+
+    def _encode_context(self, context: Any, n: int | None) -> torch.Tensor | None:
+        """Return features (n, F) of the context; one row serves for all n."""
+        if (context is None) != (self.context_space_ is None):
+            what = "with a context; give one" if context is None else "without a context; give none"
+            raise DataError(f"this {type(self).__name__} was fitted {what}")
+        if context is None:
+            return None
+        codes = self.context_space_.encode(_as_table(context))
+        if n is not None and len(codes) not in (1, n):
+            raise DataError(f"expected a context of 1 or {n} rows, got {len(codes)}")
+        z = self.context_transforms_(codes)[0].float()
+        features = self.context_heads_.features(z).to(self._device())
+        return features.expand(n, -1) if n is not None and len(features) == 1 else features
+
+    def _weights(self, sample_weight: Any, x: torch.Tensor) -> torch.Tensor | None:
+        if sample_weight is None:
+            return None
+        weight = _check_sample_weight(sample_weight, np.empty((len(x), 1)), dtype=np.float64)
+        if (weight < 0).any() or weight.sum() == 0:
+            raise DataError("sample_weight must be non-negative and not all zero")
+        return torch.from_numpy(weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.traits.missing
+        tags.input_tags.categorical = tags.input_tags.string = "categorical" in self.traits.kinds
+        return tags
+
+
+def _hold_out(n: int, share: float, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split 0..n-1 at random into (train, held out); at least one example on either side if share > 0."""
+    if not share:
+        return torch.arange(n), torch.arange(0)
+    order = torch.randperm(n, generator=rng, device=rng.device).cpu()
+    k = min(max(round(share * n), 1), n - 1)
+    return order[k:].sort().values, order[:k].sort().values
+
+
+def _fingerprint(x: torch.Tensor) -> str:
+    """Return what tells one data set from another."""
+    return hashlib.sha256(x.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def _as_table(context: Any) -> Any:
+    """A label per example is a table of one column."""
+    import pandas as pd
+
+    if isinstance(context, pd.DataFrame) or getattr(context, "ndim", 1) == 2:
+        return context
+    if isinstance(context, pd.Series):
+        return context.rename("context").to_frame().reset_index(drop=True)
+    return pd.DataFrame({"context": np.atleast_1d(np.asarray(context))})

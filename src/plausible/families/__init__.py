@@ -1,0 +1,13 @@
+"""The families, a line each: name and where it lives. Nothing is imported until it is asked for."""
+
+FAMILIES = {
+    "independent": "direct.independent:Independent",
+    "gaussian": "direct.gaussian:Gaussian",
+    "histogram": "direct.histogram:Histogram",
+    "mixture": "direct.mixture:Mixture",
+    "made": "autoregressive.made:MADE",
+    "coupling_flow": "flow.coupling:CouplingFlow",
+    "vae": "latent.vae:VAE",
+    "diffusion": "diffusion.denoising:Diffusion",
+    "gan": "adversarial.gan:GAN",
+}

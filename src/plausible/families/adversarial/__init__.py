@@ -1,0 +1,1 @@
+"""Samplers trained against an opponent; no density."""

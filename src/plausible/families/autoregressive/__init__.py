@@ -1,0 +1,1 @@
+"""p(x) as a product of conditionals, one dimension after the other."""

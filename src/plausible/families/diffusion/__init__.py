@@ -1,0 +1,1 @@
+"""p(x) as the end of a gradual denoising."""

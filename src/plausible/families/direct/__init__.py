@@ -1,0 +1,1 @@
+"""Densities written down directly: counts, closed forms, mixtures."""

@@ -1,0 +1,1 @@
+"""p(x) as an invertible image of a simple density."""

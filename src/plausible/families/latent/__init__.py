@@ -1,0 +1,1 @@
+"""p(x) as an integral over latent variables."""

@@ -1,0 +1,302 @@
+r"""Heads: p(x_d | parameters), one dimension at a time.
+
+A network puts out numbers; a head says what distribution over a column they are the parameters of. A family is then a
+network times a head: the same heads end an autoregressive net and are the observation model of a VAE.
+
+    kind                                  head                                     parameters
+    binary                                Bernoulli by logit                       1
+    categorical, ordinal to 32 levels     categorical by logits                    K
+    ordinal beyond, count                 mixture of M discretised logistics       3 M
+    real                                  mixture of M normals                     3 M
+
+Every head draws by inversion from two uniforms per dimension that the caller gives, so that a fast and a slow sampler
+that share their uniforms draw the same values. (``torch.distributions`` would read the global generator.)
+
+References: Bishop, Mixture density networks, 1994. Salimans et al., PixelCNN++, 2017, https://arxiv.org/abs/1701.05517
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from plausible.space import MAX_SPAN, Column, Space
+
+N_UNIFORMS = 2  # uniforms a head needs to draw one dimension
+SMALLEST_SCALE = 1e-3  # of a normal, in standardised units: a spike on a repeated value may not grow without bound
+
+
+class Head(nn.Module):
+    """The distribution of d columns of one kind.
+
+    ``size`` is the number of parameters per column, ``n_features`` the number of inputs by which a net is told the
+    value of a column. Codes have shape (n, d), parameters (n, d, size), features (n, d, n_features).
+    """
+
+    size: int
+    n_features: int
+
+    def __init__(self, columns: Sequence[Column]):
+        super().__init__()
+        self.d = len(columns)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what a net is shown of x; zero everywhere for a missing cell."""
+        raise TypeError(f"{type(self).__name__} does not define features")
+
+    def log_prob(self, params: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return log p(x_d | params_d) with shape (n, d)."""
+        raise TypeError(f"{type(self).__name__} does not define log_prob")
+
+    def sample(self, params: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """Return codes (n, d) drawn by inversion from uniforms u of shape (n, d, 2)."""
+        raise TypeError(f"{type(self).__name__} does not define sample")
+
+    def initial(self) -> torch.Tensor:
+        """Return parameters (d, size) to start from: a broad distribution."""
+        return torch.zeros(self.d, self.size)
+
+
+class Bernoulli(Head):
+    """One logit; x is 0 or 1."""
+
+    size = 1
+    n_features = 1
+
+    def features(self, x):
+        return torch.nan_to_num(2 * x - 1)[..., None]
+
+    def log_prob(self, params, x):
+        return -F.binary_cross_entropy_with_logits(params[..., 0], x, reduction="none")
+
+    def sample(self, params, u):
+        return (u[..., 0] < params[..., 0].sigmoid()).to(params)
+
+
+class Categorical(Head):
+    """K logits; x is 0 .. K-1."""
+
+    def __init__(self, columns: Sequence[Column]):
+        super().__init__(columns)
+        self.size = self.n_features = columns[0].n_levels
+
+    def features(self, x):
+        known = ~x.isnan()
+        one_hot = F.one_hot(torch.nan_to_num(x).long(), self.size).to(x)
+        return one_hot * known[..., None]
+
+    def log_prob(self, params, x):
+        return params.log_softmax(-1).gather(-1, torch.nan_to_num(x).long()[..., None])[..., 0]
+
+    def sample(self, params, u):
+        below = params.softmax(-1).cumsum(-1)[..., :-1]
+        return (u[..., :1] >= below).sum(-1).to(params)
+
+
+class _Mixture(Head):
+    """M components, each with a logit, a mean and a log scale."""
+
+    def __init__(self, columns: Sequence[Column], components: int):
+        super().__init__(columns)
+        self.components = components
+        self.size = 3 * components
+
+    def initial(self):
+        m = self.components
+        spread = torch.special.ndtri((torch.arange(m) + 0.5) / m) if m > 1 else torch.zeros(1)
+        start = torch.cat([torch.zeros(m), spread, torch.full((m,), math.log(0.6 if m > 1 else 1.0))])
+        return start.repeat(self.d, 1)
+
+    @staticmethod
+    def _pick(log_weight: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """Choose a component by inversion: (n, d, M), (n, d) -> (n, d, 1)."""
+        return (u[..., None] >= log_weight.softmax(-1).cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
+
+
+class MixtureOfNormals(_Mixture):
+    r"""p(x) = sum_m w_m N(x; mu_m, sigma_m^2)."""
+
+    n_features = 1
+
+    def features(self, x):
+        return torch.nan_to_num(x.asinh())[..., None]  # linear near zero, logarithmic in heavy tails
+
+    def log_prob(self, params, x):
+        logit, mean, log_scale = params.chunk(3, -1)
+        log_scale = log_scale.clamp_min(math.log(SMALLEST_SCALE))
+        standard = (x[..., None] - mean) * (-log_scale).exp()
+        log_normal = -0.5 * standard.square() - log_scale - 0.5 * math.log(2 * math.pi)
+        return torch.logsumexp(logit.log_softmax(-1) + log_normal, -1)
+
+    def sample(self, params, u):
+        logit, mean, log_scale = params.chunk(3, -1)
+        m = self._pick(logit, u[..., 0])
+        scale = log_scale.gather(-1, m)[..., 0].clamp_min(math.log(SMALLEST_SCALE)).exp()
+        return mean.gather(-1, m)[..., 0] + scale * torch.special.ndtri(_inside(u[..., 1]))
+
+
+class DiscretisedLogistics(_Mixture):
+    r"""P(x) = sum_m w_m [F((x + h - mu_m) / s_m) - F((x - h - mu_m) / s_m)], F the logistic cumulative.
+
+    2 h is the step of the lattice; the lowest (highest) lattice point, where there is one, gets all mass below (above).
+    """
+
+    n_features = 3
+
+    def __init__(self, columns: Sequence[Column], components: int):
+        super().__init__(columns, components)
+        levels = [c.n_levels for c in columns]
+        low = [0.0 if k else -math.inf if c.low is None else c.low for c, k in zip(columns, levels, strict=True)]
+        high = [k - 1.0 if k else math.inf for k in levels]
+        # Levels are 0 .. K-1 and are put on [-1, 1]; counts come standardised already.
+        unit = [(k - 1) / 2 if k else 1.0 for k in levels]
+        self.register_buffer("low", torch.tensor(low, dtype=torch.float64), persistent=False)
+        self.register_buffer("high", torch.tensor(high, dtype=torch.float64), persistent=False)
+        self.register_buffer("unit", torch.tensor(unit, dtype=torch.float64), persistent=False)
+        self.register_buffer("centre", torch.tensor([(k - 1) / 2 if k else 0.0 for k in levels]), persistent=False)
+        self.register_buffer("step", torch.tensor([c.step for c in columns], dtype=torch.float64), persistent=False)
+
+    def _at_edges(self, x):
+        half = self.step / 2
+        return x < self.low + half, x > self.high - half
+
+    def features(self, x):
+        lowest, highest = self._at_edges(x)
+        y = ((x - self.centre) / self.unit).asinh().to(x)
+        return torch.nan_to_num(torch.stack([y, lowest.to(x), highest.to(x)], -1))
+
+    def log_prob(self, params, x):
+        logit, mean, log_scale = params.chunk(3, -1)
+        lowest, highest = self._at_edges(x)
+        half = (self.step / self.unit / 2).to(params)[..., None]
+        y = ((x - self.centre) / self.unit).to(params)[..., None]
+        # A step of a hundredth of the scale, or a hundred scales to a step, is as fine or as sharp as need be.
+        log_scale = torch.maximum(log_scale, (half / 50).log())
+        rate = (-log_scale).exp()
+        upper, lower = (y + half - mean) * rate, (y - half - mean) * rate
+        # log(F(b) - F(a)) = log F(b) + log(1 - F(a)) + log(1 - e^{a-b}), exact and stable in both tails.
+        log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+        log_mass = torch.where(lowest[..., None], F.logsigmoid(upper), log_mass)
+        log_mass = torch.where(highest[..., None], F.logsigmoid(-lower), log_mass)
+        return torch.logsumexp(logit.log_softmax(-1) + log_mass, -1)
+
+    def sample(self, params, u):
+        logit, mean, log_scale = params.chunk(3, -1)
+        m = self._pick(logit, u[..., 0])
+        half = (self.step / self.unit / 2).to(params)
+        scale = torch.maximum(log_scale.gather(-1, m)[..., 0], (half / 50).log()).exp()
+        y = (mean.gather(-1, m)[..., 0] + scale * _inside(u[..., 1]).logit()).double()
+        x = y * self.unit + self.centre
+        start = torch.where(self.low.isinf(), torch.zeros_like(self.low), self.low)
+        x = start + ((x - start) / self.step).round() * self.step
+        return torch.maximum(torch.minimum(x, self.high), self.low).to(params)
+
+
+def head_of(column: Column, components: int) -> tuple:
+    """What tells which columns share a head: its class and sizes."""
+    if column.kind == "binary":
+        return (Bernoulli,)
+    if column.levels and (column.kind == "categorical" or column.n_levels <= MAX_SPAN):
+        return (Categorical, column.n_levels)
+    if column.kind == "real":
+        return (MixtureOfNormals, components)
+    return (DiscretisedLogistics, components)
+
+
+class Heads(nn.Module):
+    """The heads of all columns of a space, side by side.
+
+    Parameters and features are laid out head by head. ``owner`` (one entry per parameter) and ``source`` (one per
+    feature) say which dimension each belongs to: what a masked net needs to know.
+
+    Args:
+        space: the model's space; columns with the same kind share one head.
+        components: mixture components M of real, count and many-levelled columns.
+    """
+
+    def __init__(self, space: Space, components: int = 10):
+        super().__init__()
+        groups: dict[tuple, list[int]] = {}
+        for d, column in enumerate(space.columns):
+            groups.setdefault(head_of(column, components), []).append(d)
+        self.dims, self.columns, self.components = space.dims, space.columns, components
+        self._singles: dict[Column, Heads] = {}
+        self.heads = nn.ModuleList()
+        owner, source = [], []
+        for g, (key, members) in enumerate(groups.items()):
+            columns = [space.columns[d] for d in members]
+            mixture = issubclass(key[0], _Mixture)
+            head = key[0](columns, components) if mixture else key[0](columns)
+            self.heads.append(head)
+            self.register_buffer(f"members_{g}", torch.tensor(members), persistent=False)
+            owner += [d for d in members for _ in range(head.size)]
+            source += [d for d in members for _ in range(head.n_features)]
+        self.register_buffer("owner", torch.tensor(owner), persistent=False)
+        self.register_buffer("source", torch.tensor(source), persistent=False)
+        self.size, self.n_features = len(owner), len(source)
+
+    def _groups(self):
+        start = 0
+        for g, head in enumerate(self.heads):
+            stop = start + head.d * head.size
+            yield head, getattr(self, f"members_{g}"), slice(start, stop)
+            start = stop
+
+    def _columns(self, x: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
+        return x if len(members) == self.dims else x[:, members]
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, D) codes -> (n, n_features)."""
+        parts = [head.features(self._columns(x, members)).flatten(1) for head, members, _ in self._groups()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def log_prob(self, params: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """(n, size), (n, D) -> (n, D); zero for a missing cell, which says nothing."""
+        missing = x.isnan()
+        x = torch.nan_to_num(x)
+        out = None
+        for head, members, part in self._groups():
+            terms = head.log_prob(params[:, part].unflatten(1, (head.d, head.size)), self._columns(x, members))
+            if len(self.heads) == 1:
+                out = terms
+            else:
+                out = torch.empty_like(x, dtype=terms.dtype) if out is None else out
+                out = out.index_copy(1, members, terms)
+        return torch.where(missing, torch.zeros_like(out), out)
+
+    def sample(self, params: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """(n, size), uniforms (n, D, 2) -> codes (n, D)."""
+        x = torch.empty(len(params), self.dims, dtype=params.dtype, device=params.device)
+        for head, members, part in self._groups():
+            x[:, members] = head.sample(params[:, part].unflatten(1, (head.d, head.size)), u[:, members])
+        return x
+
+    def initial(self) -> torch.Tensor:
+        """Parameters (size,) to start a net's output bias from."""
+        return torch.cat([head.initial().flatten() for head in self.heads])
+
+    def single(self, d: int) -> tuple[Heads, slice, slice]:
+        """Return a head for dimension d alone, and where its parameters and its features lie among those of all."""
+        start = first = 0
+        for head, members, _ in self._groups():
+            place = (members == d).nonzero()
+            if len(place):
+                p, f = start + int(place) * head.size, first + int(place) * head.n_features
+                column = replace(self.columns[d], name="")
+                if column not in self._singles:
+                    one = Heads(Space((column,), (1,)), self.components).to(members.device)
+                    self._singles[column] = one
+                return self._singles[column], slice(p, p + head.size), slice(f, f + head.n_features)
+            start, first = start + head.d * head.size, first + head.d * head.n_features
+        raise IndexError(f"dimension {d} of {self.dims}")
+
+
+def _inside(u: torch.Tensor) -> torch.Tensor:
+    """Keep uniforms off 0 and 1, whose quantiles are infinite."""
+    tiny = torch.finfo(u.dtype).eps / 2
+    return u.clamp(tiny, 1 - tiny)

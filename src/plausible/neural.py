@@ -1,0 +1,124 @@
+"""Families trained by gradient: the settings they share, and how they hand their step to the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from plausible.base import Generative, Module
+from plausible.options import estimator, option
+from plausible.randomness import RowNoise
+from plausible.training import Batch, Events, History, minimise, run
+from plausible.training.checkpoint import Checkpoint
+from plausible.training.progress import Progress
+
+# Below this many multiply-adds a step, autocast to bfloat16 costs more than it saves (benchmarks/README.md).
+BFLOAT16_FROM = 2.5e8
+
+
+@estimator
+class Neural(Generative):
+    """Base of the families trained by gradient."""
+
+    epochs: int = option(100, "passes over the training examples, at most", low=1)
+    batch_size: int = option(128, "examples per step", low=1)
+    learning_rate: float = option(1e-3, "of Adam, at the start", above=0)
+    schedule: str = option("cosine", "of the learning rate", choices=("cosine", "constant"))
+    patience: int | None = option(10, "looks at the held-out loss without improvement before stopping", low=1)
+    validation_fraction: float = option(0.1, "share of the examples held out for early stopping; 0 for none", low=0)
+    clip_norm: float | None = option(None, "largest norm of the gradient", above=0)
+    ema: float | None = option(None, "decay of the average of the weights that is kept", low=0)
+    weight_decay: float = option(0.0, "of AdamW", low=0)
+    budget: float | None = option(None, "seconds after which training stops", above=0)
+    device: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda'")
+    precision: str = option("auto", "of training", choices=("auto", "float32", "bfloat16"))
+    checkpoint: str | None = option(None, "file that a killed fit can be resumed from")
+    checkpoint_every: float = option(30.0, "seconds between two savings of the checkpoint", low=0)
+    resume: bool = option(False, "continue from the checkpoint, if it is there")
+    tensorboard: str | None = option(None, "folder of a TensorBoard log")
+    verbose: bool = option(False, "show a progress bar on a terminal")
+
+    def _step(self, module: Module) -> Callable:
+        return self._minimise(module)
+
+    def _minimise(self, module: Module, **changes) -> minimise:
+        """Gradient descent with the settings of this estimator; `changes` override them."""
+        settings = {name: getattr(self, name) for name in ("learning_rate", "schedule", "clip_norm", "ema")}
+        settings |= {"weight_decay": self.weight_decay, "bfloat16": self._bfloat16(module)}
+        return minimise(module, **(settings | changes))
+
+    def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
+        return run(
+            self._step(module),
+            train,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            rng=rng,
+            watch=None if held_out is None else Watch(module, held_out),
+            patience=self.patience,
+            budget=self.budget,
+            checkpoint=self._checkpoint(train),
+            progress=Progress(type(self).__name__, bar=self.verbose, tensorboard=self.tensorboard),
+            name=type(self).__name__,
+        )
+
+    def _held_out_share(self) -> float:
+        return self.validation_fraction
+
+    def _device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def _bfloat16(self, module: Module) -> bool:
+        """Whether to train in bfloat16: where the machine multiplies it faster and the net is large enough to gain."""
+        if self.precision != "auto":
+            return self.precision == "bfloat16"
+        return _multiplies_bfloat16(self._device()) and _multiply_adds(module) * self.batch_size >= BFLOAT16_FROM
+
+    def _checkpoint(self, train: Events) -> Checkpoint | None:
+        if self.checkpoint is None:
+            return None
+        free = {"checkpoint", "checkpoint_every", "resume", "verbose", "tensorboard", "budget", "device", "space"}
+        settings = {f.name: repr(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in free}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest.update(train.x.cpu().contiguous().numpy().tobytes())
+        return Checkpoint(self.checkpoint, digest.hexdigest(), resume=self.resume, every=self.checkpoint_every)
+
+
+class Watch:
+    """The held-out loss, with the same noise at every look, so that looks can be compared.
+
+    A module whose loss says nothing about quality (an adversary's) offers ``held_out_loss(z, c, rng)`` instead.
+    """
+
+    def __init__(self, module: Module, events: Events, rows: int = 4096):
+        self.module, self.events, self.rows = module, events, rows
+
+    def __call__(self) -> float:
+        total = weight = 0.0
+        measure = getattr(self.module, "held_out_loss", None) or self.module.loss
+        for start in range(0, len(self.events), self.rows):
+            index = torch.arange(start, min(start + self.rows, len(self.events)), device=self.events.x.device)
+            noise = RowNoise(self.events.x[index])
+            batch: Batch = self.events.take(index, noise)
+            losses = measure(batch.z, batch.c, rng=noise).double()
+            w = torch.ones_like(losses) if batch.weight is None else batch.weight
+            total, weight = total + float((losses * w).sum()), weight + float(w.sum())
+        return total / max(weight, 1e-12)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _multiply_adds(module: nn.Module) -> int:
+    """Multiply-adds per example in the linear layers: one per weight. (A convolution reuses its weights: more.)"""
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)))

@@ -1,0 +1,82 @@
+"""What a killed run can be resumed from: one safetensors file, replaced atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plausible.errors import ModelFileError
+
+
+class Checkpoint:
+    """A checkpoint file of one fit.
+
+    Args:
+        path: the file.
+        fingerprint: of the data and the settings; a checkpoint of another fit is refused.
+        resume: continue from the file if it is there; otherwise start anew and overwrite it.
+        every: seconds between two savings; when they happen has no influence on the result.
+    """
+
+    def __init__(self, path: str | os.PathLike, fingerprint: str, *, resume: bool, every: float = 30.0):
+        self.path, self.fingerprint, self.resume, self.every = Path(path), fingerprint, resume, every
+        self._last = time.perf_counter()
+
+    def save_if_due(self, state: Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]]]) -> None:
+        """Save what `state()` returns (tensors, and notes that JSON can hold) if it is time to."""
+        if time.perf_counter() - self._last < self.every:
+            return
+        tensors, notes = state()
+        write_tensors(self.path, tensors, {"fingerprint": self.fingerprint, "notes": json.dumps(notes)})
+        self._last = time.perf_counter()
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return what was saved, or None where there is nothing to resume."""
+        if not self.resume or not self.path.exists():
+            return None
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, "pt") as file:
+                meta = file.metadata()
+                tensors = {k: file.get_tensor(k) for k in file.keys()}
+        except (SafetensorError, OSError) as err:
+            raise ModelFileError(f"cannot resume from {self.path}: {err}; remove the file to start anew") from None
+        if meta["fingerprint"] != self.fingerprint:
+            raise ModelFileError(
+                f"{self.path} is the checkpoint of another fit (other data or settings); remove it to start anew, "
+                "or give this fit another checkpoint path"
+            )
+        return tensors, json.loads(meta["notes"])
+
+    def remove(self) -> None:
+        """The fit has ended: nothing is left to resume."""
+        self.path.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file so that a reader sees the old one or the new one, never half of one."""
+    from safetensors.torch import save
+
+    blob = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
+    write_atomically(path, blob)
+
+
+def write_atomically(path: Path, blob: bytes) -> None:
+    """Write a file beside `path`, then rename it onto `path`."""
+    path = Path(path)
+    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(half, "wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
