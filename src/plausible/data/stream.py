@@ -137,6 +137,8 @@ class _Delimited:
 
     def raw(self, dtype: dict | None = None) -> Iterator[pd.DataFrame]:
         """Chunks as pandas reads them, spaces stripped, columns dropped."""
+        if dtype is not None:  # booleans are recognised by pandas alone: told of a dtype, it reads strings
+            dtype = {name: t for name, t in dtype.items() if t not in ("bool", "object")}
         try:
             with self._open() as file:
                 for frame in tables.parse(file, self.dialect, dtype=dtype, chunk=self.stream.chunk):
@@ -161,8 +163,7 @@ class _Delimited:
         return seen
 
     def typed(self, seen: _Seen) -> Iterator[pd.DataFrame]:
-        dtypes = seen.dtypes()
-        for frame in self.raw({n: t for n, t in dtypes.items() if t not in ("bool", "object")}):
+        for frame in self.raw(seen.dtypes()):
             yield seen.cast(frame)
 
 
@@ -253,7 +254,8 @@ class _SeenColumn:
             return
         if len(known) == 0:
             return
-        self.dtypes.add("words" if tables.is_words(known) else str(column.dtype))
+        booleans = known.dtype == object and pd.api.types.infer_dtype(known) == "boolean"
+        self.dtypes.add("words" if tables.is_words(known) else "bool" if booleans else str(column.dtype))
         most = MOST_LEVELS if tables.is_words(known) else MAX_LEVELS + 1
         if len(self.values) < most:
             for value in known.unique()[:most]:
