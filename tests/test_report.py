@@ -273,6 +273,11 @@ def test_write_makes_both_files_and_no_other(tmp_path):
     assert json.loads((path.parent / "mine.json").read_text())["rows"][1]["estimate"]["importance_samples"] == 64
 
 
+def test_a_json_path_does_not_swallow_the_page(tmp_path):
+    assert report.write(image_comparison(), tmp_path / "mine.json") == tmp_path / "mine.html"
+    assert json.loads((tmp_path / "mine.json").read_text())["seed"] == 7
+
+
 def test_write_to_a_folder(tmp_path):
     assert report.write(series_comparison(), tmp_path) == tmp_path / "report.html"
     assert json.loads((tmp_path / "report.json").read_text())["real"]["shape"] == [24, 2]
@@ -311,6 +316,21 @@ def test_headline_of_a_tie():
     made = only(image_comparison(), "made", "independent")
     made["rows"][1] |= {"likelihood": score(-118.6), "difference": gap(-0.4, 0.3), "label": "Mixture"}
     assert wording.findings(made)[0].startswith("MADE and Mixture model digits equally well, as far as 360 held-out")
+
+
+def test_a_bound_near_the_best_is_not_a_tie():
+    made = only(image_comparison(), "made", "vae", "independent")
+    made["rows"][1] |= {"likelihood": score(-118.5, kind="lower_bound"), "difference": gap(-0.3, 0.4)}
+    assert not wording.tied(made["rows"][1], made["rows"][0])
+    assert "a tie with the best" not in Page(report.render(made)).text
+
+
+def test_copies_are_named_where_real_examples_have_fewer():
+    made = image_comparison()
+    found = {"ratio": 0.1, "real_ratio": 1.0, "copies": 0.4, "near_copies": 0.5, "real_copies": 0.02}
+    made["rows"][0]["novelty"], made["rows"][1]["novelty"] = found, {**found, "real_copies": 0.3, "near_copies": 0.0}
+    text = Page(report.render(made)).text.replace("\u202f", " ")
+    assert text.count("40 % copies") == 1
 
 
 def test_headline_owns_up_to_bounds():
@@ -385,7 +405,7 @@ def test_commonest_levels_are_kept_and_the_rest_summed():
     found = {"column": "x", "kind": "categorical", "levels": [str(c) for c in counts]}
     found |= {"real": counts, "sampled": counts}
     bars = drawing.marginal(found)["bars"]
-    assert [b["level"] for b in bars] == ["20", "19", "18", "17", "16", "15", "14", "13 others"]
+    assert [b["level"] for b in bars] == ["20", "19", "18", "17", "16", "15", "14", "all others"]
     assert sum(b["shares"][0] for b in bars) == pytest.approx(1.0)
 
 

@@ -79,18 +79,18 @@ def likelihood_axis(scores: Sequence[dict]) -> Axis | None:
     return Axis.over(edges)
 
 
-def dot(score: dict | None, axis: Axis | None) -> dict | None:
-    """One mark of the likelihood plot, in percent of the axis."""
+def dot(score: dict | None, axis: Axis | None, gap: dict | None = None) -> dict | None:
+    """One mark of the likelihood plot, in percent of the axis.
+
+    Two pairs of ends: two standard errors of the mean, and of the paired difference `gap` to the best. The second is
+    the one to compare families by; the first is mostly how unlike each other the examples are, for all families.
+    """
     if axis is None or not score or not is_number(score.get("mean")):
         return None
-    error = 2 * score["stderr"] if is_number(score.get("stderr")) else 0.0
-    return {
-        "kind": score["kind"],
-        "x": axis.at(score["mean"]),
-        "low": axis.at(score["mean"] - error),
-        "high": axis.at(score["mean"] + error),
-        "off": not axis.holds(score["mean"]),
-    }
+    mean = score["mean"]
+    errors = [2 * s["stderr"] if s and is_number(s.get("stderr")) else 0.0 for s in (score, gap)]
+    ends, paired = ([axis.at(mean - e), axis.at(mean + e)] for e in errors)
+    return {"kind": score["kind"], "x": axis.at(mean), "ends": ends, "paired": paired, "off": not axis.holds(mean)}
 
 
 # ------------------------------------------------------------------------------------------------ learning curves
@@ -158,6 +158,8 @@ def marginal(found: dict, width: int = 200, height: int = 72, most: int = 8) -> 
     peak = max(float(h.max()) for h in heights) or 1.0
     across = Axis(float(edges[0]), float(edges[-1]), ())
     ends = (levels[0], levels[-1]) if levels is not None else (float(edges[0]), float(edges[-1]))
+    if found["kind"] == "count":  # an edge lies between two integers
+        ends = math.ceil(edges[0]), math.floor(edges[-1])
     real_path, sampled_path = (_steps(edges, h / peak, across, width, height) for h in heights)
     return {**shown, "width": width, "height": height, "real": real_path, "sampled": sampled_path, "ends": ends}
 
@@ -185,7 +187,7 @@ def _bars(levels: Sequence, real: np.ndarray, sampled: np.ndarray, most: int) ->
         order, rest = by_share[: most - 1], by_share[most - 1 :]
     rows = [(levels[i], float(real[i]), float(sampled[i])) for i in order]
     if rest:
-        rows.append((f"{len(rest)} others", float(real[rest].sum()), float(sampled[rest].sum())))
+        rows.append(("all others", float(real[rest].sum()), float(sampled[rest].sum())))
     peak = max(max(r, s) for _, r, s in rows) or 1.0
     return [
         {"level": level, "real": round(98 * r / peak, 2), "sampled": round(98 * s / peak, 2), "shares": (r, s)}

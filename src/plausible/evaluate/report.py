@@ -13,7 +13,6 @@ import json
 import math
 import os
 import tempfile
-from collections import Counter
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -32,7 +31,7 @@ PARTS = (
 )
 SHOWN_MARGINALS, SHOWN_TABLE_ROWS, SHOWN_STRINGS, SHOWN_WINDOWS, SHOWN_WORST = 24, 6, 8, 12, 12
 MANY_COLUMNS, SHOWN_OF_MANY = 32, 10  # of 64 pixels the ten that differ most say it all
-NEAR_COPIES, TIMES_REAL = 0.01, 3.0  # near copies are named beyond three times what held-out rows give
+NEAR_COPIES, TIMES_REAL = 0.01, 3.0  # copies are named beyond a hundredth and three times what held-out rows give
 LONGEST_STRING = 280
 
 
@@ -61,6 +60,8 @@ def write(comparison: dict, path: str | os.PathLike) -> Path:
     data, path = _checked(comparison), Path(path)
     if path.is_dir() or not path.suffix:
         path = path / "report.html"
+    if path.suffix == ".json":
+        path = path.with_suffix(".html")
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1)
     _replace(path.with_suffix(".json"), text + "\n")
@@ -136,7 +137,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("number", "fixed", "plus_minus", "halves", "compact", "size", "duration", "cell", "plural", "percent")
+    names = "number fixed plus_minus halves compact size duration cell plural percent date beside tick level".split()
     environment.filters.update({name: getattr(wording, name) for name in names})
     environment.filters["as_real"] = wording.as_good_as_real
     return environment
@@ -154,7 +155,6 @@ def _view(data: dict) -> dict:
         "c": data,
         "data": data["data"],
         "findings": wording.findings(data),
-        "kinds": Counter(c["kind"] for c in data["data"]["columns"] or ()).most_common(),
         "unit": wording.example_word(data),
         "best": best,
         "reference": reference,
@@ -182,7 +182,7 @@ def _copying(found: dict | None) -> str | None:
     if not found:
         return None
     copies, near = found.get("copies") or 0.0, found.get("near_copies") or 0.0
-    if copies > TIMES_REAL * (found.get("real_copies") or 0.0):
+    if copies > max(TIMES_REAL * (found.get("real_copies") or 0.0), NEAR_COPIES):
         return f"{wording.percent(copies)} copies"
     beyond = TIMES_REAL * max(found.get("real_near_copies") or 0.0, NEAR_COPIES)
     return f"{wording.percent(near)} near" if near > beyond else None
@@ -209,7 +209,7 @@ def _entry(row: dict, data: dict, axis: drawing.Axis | None, pictures: _Pictures
         "density": bool(row["likelihood"]) and wording.is_number(row["likelihood"]["mean"]),
         "copying": _copying(row["novelty"]),
         "kind": wording.KIND_WORDS.get(row["likelihood"]["kind"], "") if row["likelihood"] else "",
-        "dot": drawing.dot(row["likelihood"], axis) if comparable else None,
+        "dot": drawing.dot(row["likelihood"], axis, row["difference"]) if comparable else None,
         "estimate": drawing.dot(row["estimate"], axis) if comparable else None,
         "samples": pictures.examples(row["samples"]),
         "curve": drawing.curve(row["history"] or [], row["kept_epoch"]),
@@ -226,7 +226,7 @@ def _impossible(score: dict | None) -> int:
 
 def _marginals(found: list[dict]) -> dict | None:
     """The columns that differ most, and how many are not shown."""
-    panels = [drawing.marginal(m) for m in found]
+    panels = [drawing.marginal(m, most=8 if len(found) > 3 else 16) for m in found]
     if not panels:
         return None
     most = SHOWN_OF_MANY if len(panels) > MANY_COLUMNS else SHOWN_MARGINALS

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from plausible.evaluate.likelihood import DECIDED_AT, MARKS
 
@@ -80,6 +81,13 @@ def halves(mean: float | None, stderr: float | None) -> tuple[str, str]:
     return ("+" if is_number(mean) and mean > 0 else "") + value, error and f"±{NBSP}{error}"
 
 
+def beside(value: float | None, real: float | None) -> str:
+    """A two-sample statistic, to the decimals that show two digits of the same one for real data, at most four."""
+    if not is_number(value) or not is_number(real) or real == 0:
+        return number(value, 2)
+    return fixed(value, min(4, max(2, 1 - math.floor(math.log10(abs(real))))))
+
+
 def compact(value: float | None) -> str:
     """
     >>> compact(312_400), compact(1797), compact(12)
@@ -130,6 +138,17 @@ def cell(value: object) -> str:
     return number(value, 4) if isinstance(value, float) else str(value)
 
 
+def tick(value: object) -> str:
+    """One end of an axis: a number to three digits, a whole one as it is, a level by its name."""
+    return number(value, 3) if isinstance(value, float) and value != round(value) else cell(value)
+
+
+def level(value: object) -> str:
+    """The name of a level, where white space and nothing at all can be seen."""
+    unseen = {"": "(none)", " ": "␣", "\n": "↵", "\t": "⇥"}
+    return unseen.get(value, value) if isinstance(value, str) else cell(value)
+
+
 def plural(unit: str) -> str:
     """'image' -> 'images'."""
     return unit if unit.endswith("s") else unit + "s"
@@ -149,6 +168,20 @@ def example_word(comparison: dict) -> str:
     per = [r["likelihood"].get("per") for r in comparison["rows"] if r.get("likelihood")]
     kinds = {"table": "row", "image": "image", "text": "string", "series": "window"}
     return next(filter(None, per), kinds.get(comparison["data"].get("type"), "example"))
+
+
+def data_name(comparison: dict) -> str:
+    """The name of the data in a sentence; data that came without one are called 'data'."""
+    name = comparison["data"]["name"]
+    return f"these {plural(example_word(comparison))}" if name in (None, "", "data") else name
+
+
+def date(text: str | None) -> str:
+    """'2026-11-21T03:27:47+00:00' as '2026-11-21 03:27 UTC'; anything else as it is."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (TypeError, ValueError):
+        return text or ""
 
 
 def scored(comparison: dict) -> list[dict]:
@@ -176,10 +209,12 @@ def reference(comparison: dict) -> dict | None:
 
 
 def tied(row: dict, best: dict) -> bool:
-    """True where the paired difference to `best` is within two standard errors."""
+    """True where the paired difference to `best`, of the same kind, is within two standard errors."""
     gap = row.get("difference")
     if row is best or not gap or gap.get("to") != best["name"] or not is_number(gap.get("mean")):
         return False
+    if not row["likelihood"] or row["likelihood"]["kind"] != best["likelihood"]["kind"]:
+        return False  # what is only bounded is undecided, which is something else
     return is_number(gap.get("stderr")) and abs(gap["mean"]) <= DECIDED_AT * gap["stderr"]
 
 
@@ -203,9 +238,9 @@ def findings(comparison: dict) -> list[str]:
 
 
 def _headline(comparison: dict, best: dict) -> str:
-    name, score = comparison["data"]["name"], best["likelihood"]
+    name, score = data_name(comparison), best["likelihood"]
     unit = f"{score.get('unit', 'nats')} per {score['per']}"
-    equals = [r for r in scored(comparison) if tied(r, best) and r["likelihood"]["kind"] == score["kind"]]
+    equals = [r for r in scored(comparison) if tied(r, best)]
     value = plus_minus(score["mean"], score["stderr"])
     if equals:
         values = listed([plus_minus(r["likelihood"]["mean"], r["likelihood"]["stderr"]) for r in (best, *equals)])
@@ -281,7 +316,7 @@ def _samples(comparison: dict, best: dict) -> str:
 def _without_density(comparison: dict) -> list[str]:
     rows = [r for r in comparison["rows"] if r["status"] == "ok"]
     judged = [r for r in rows if r.get("c2st") and is_number(r["c2st"].get("value"))]
-    name = comparison["data"]["name"]
+    name = data_name(comparison)
     if not rows:
         return [f"No family could be fitted to {name}.", "The reasons are listed below."]
     if not judged:
