@@ -228,6 +228,18 @@ def test_a_table_in_a_text_file(tmp_path):
     assert data.X.shape == (30, 3) and "--as text" in data.notes[0]
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_ends_of_lines(tmp_path, newline):
+    text = 'name,n\n"two\nlines",1.5\n"x\u2028y",2.5\nb,0.5\n'.replace("\n", newline)
+    for X in (read(written(tmp_path, text)).X, Stream(written(tmp_path, text)).head(9)):
+        assert X["name"].tolist() == [f"two{newline}lines", "x\u2028y", "b"] and X["n"].tolist() == [1.5, 2.5, 0.5]
+
+
+def test_a_doubtful_header_is_told(tmp_path):
+    path = written(tmp_path, "ada,paris\nbob,rome\ncyd,oslo\n")
+    assert "--no-header" in read(path).notes[0] and len(read(path, header=False)) == 3
+
+
 def test_identifiers_are_pointed_out(tmp_path):
     text = "id,name,x\n" + "".join(f"{i},n{i},{i * i % 7 + 0.5}\n" for i in range(30))
     notes = " ".join(read(written(tmp_path, text)).notes)
@@ -263,6 +275,7 @@ def test_windows():
 # --------------------------------------------------------------------------------------------------------- errors
 
 
+NEARLY = "a,b\n" + "".join(f"{i % 7},{i}\n" for i in range(2000)) + "3,oops\n"
 LONG = "a,b\n" + "\n".join(f"{i},{i % 7}" for i in range(50))
 
 
@@ -291,6 +304,9 @@ LONG = "a,b\n" + "\n".join(f"{i},{i % 7}" for i in range(50))
         ("p.parquet", b"PAR1 and so on", "p.parquet: this is no Parquet file, or it is cut short"),
         ("a.npy", b"\x93NUMPY and so on", "a.npy: this is no .npy file, or it is cut short"),
         ("a.npz", b"PK and so on", "a.npz: "),
+        ("u.csv", "a,b\n1,2\n".encode("utf-16"), r"u.csv: byte 0 \(0xff\) is not UTF-8"),
+        ("n.csv", NEARLY.encode(), r"n.csv: column 'b' holds numbers, but also 'oops' \(row 2001; 1 such cells\)"),
+        ("f.csv", b"a,b\n" + b"z" * 200_000 + b",2\n1,2\n", "f.csv: this cannot be read as a table .*field larger"),
         ("b.bin", b"\0\1\2\3", "b.bin: this is a binary file of a kind that is not known; expected CSV"),
         ("b.zip", b"PK\0\0", "b.zip: this is an archive; unpack it"),
         ("b.png", b"\0\1\2\3", "b.png: this is one image; give the folder"),
@@ -629,6 +645,13 @@ def test_bundled_sets():
         assert len(read(name)) > 400
     with pytest.raises(DataError, match="there is no bundled data set 'mnist'"):
         bundled.load("mnist")
+
+
+def test_what_was_read_survives_its_codes(tmp_path):
+    text = "day,w,n,x,f\n2020-01-05,a,1,1.5,True\n2020-01-03,?,2,?,False\n?,b,?,0.5,True\n2020-02-05,c,7,2.5,True\n"
+    data = read(written(tmp_path, text))
+    assert [c.kind for c in data.space.columns] == ["real", "categorical", "ordinal", "real", "binary"]
+    pd.testing.assert_frame_equal(data.space.decode(data.space.encode(data.X)), data.X)
 
 
 def test_data_describes_itself(frame):

@@ -73,7 +73,8 @@ class Column:
         if np.isinf(codes).any():
             raise DataError(f"column {self.name!r} holds infinity; replace it by a number or by NaN for missing")
         if self.kind == "count":
-            bad = ~np.isnan(codes) & ((codes != np.round(codes)) | (codes < (-np.inf if self.low is None else self.low)))
+            low = -np.inf if self.low is None else self.low
+            bad = ~np.isnan(codes) & ((codes != np.round(codes)) | (codes < low))
             if bad.any():
                 floor = "" if self.low is None else f" not below {self.low:g}"
                 raise SpaceError(
@@ -102,19 +103,30 @@ class Column:
         return np.where(missing, np.nan, codes)
 
     def decode(self, codes: np.ndarray):
-        """Return the user's values, as a pandas Series of the dtype they came with."""
+        """Return the user's values, as a pandas Series of the dtype they came with; a NaN becomes a missing cell.
+
+        Where that dtype has no missing cells (integers, booleans), float64 or object stands in.
+        """
         import pandas as pd
 
         codes = np.asarray(codes, dtype=float)
+        missing = np.isnan(codes)
+        if missing.any():
+            values = self.decode(codes[~missing]).reset_index(drop=True)
+            if isinstance(values.dtype, np.dtype) and values.dtype.kind in "biu":
+                values = values.astype(object if values.dtype.kind == "b" else np.float64)
+            place = np.where(missing, -1, np.cumsum(~missing) - 1)
+            return values.reindex(place).reset_index(drop=True)
         if self.levels:
-            chosen = np.clip(np.nan_to_num(codes), 0, self.n_levels - 1).astype(int)
+            chosen = np.clip(codes, 0, self.n_levels - 1).astype(int)
             if self.dtype.startswith("category"):
                 ordered = self.kind == "ordinal"
                 values = pd.Categorical.from_codes(chosen, categories=list(self.levels), ordered=ordered)
                 return pd.Series(values)
             values = pd.Series(np.array(self.levels, dtype=object)[chosen])
         elif self.dtype.startswith("datetime64"):
-            values = pd.Series(pd.to_datetime(np.round(codes * 1e9).astype("int64")))
+            zone = {"utc": True} if "," in self.dtype else {}  # datetime64[us, Europe/Rome] has one
+            values = pd.Series(pd.to_datetime(np.round(codes * 1e9).astype("int64"), **zone))
         else:
             values = pd.Series(np.round(codes) if self.kind == "count" else codes)
         return values.astype(self.dtype)
@@ -385,8 +397,8 @@ def from_json(data: dict) -> Space:
     if kind is Image:
         return Image.of(data["shape"], columns[0], data["layout"], data["dtype"], data["guesses"])
     if kind is Text:
-        levels = columns[0].levels
-        return Text.of(levels[: len(levels) - data["end"]], data["shape"][0] - data["end"], data["end"], data["guesses"])
+        end, levels = data["end"], columns[0].levels
+        return Text.of(levels[: len(levels) - end], data["shape"][0] - end, end, data["guesses"])
     return kind(columns=columns, **data)
 
 
@@ -511,15 +523,15 @@ def _infer_column(name: str, series, kind: str | None) -> tuple[Column, str | No
         _check_varies(name, known.unique())
         return Column(name, "binary", (False, True), dtype), None
     if not pd.api.types.is_numeric_dtype(series.dtype):
-        levels = tuple(sorted({_plain(v) for v in known}, key=lambda v: (str(type(v)), v)))
+        levels = tuple(sorted({_plain(v) for v in known.unique()}, key=lambda v: (str(type(v)), v)))
         return _levels_column(name, kind or ("binary" if len(levels) == 2 else "categorical"), levels, dtype), None
     values = _as_numbers(known, name)
     if np.isinf(values).any():
         raise DataError(f"column {name!r} holds infinity; replace it by a number or by NaN for missing")
-    distinct = np.unique(values)
     integers = (values == np.round(values)).all() and np.abs(values).max() < 2**53
     if kind == "real" or (kind is None and not integers):
         return _real_column(name, values, dtype), None
+    distinct = np.unique(values)
     if kind == "categorical" or kind == "binary" or (kind is None and len(distinct) == 2):
         levels = tuple(_plain(v) for v in (distinct.astype(int) if integers else distinct))
         return _levels_column(name, kind or "binary", levels, dtype), None
@@ -561,7 +573,8 @@ def _levels_column(name: str, kind: str, levels: tuple, dtype: str) -> Column:
 
 
 def _real_column(name: str, values, dtype: str) -> Column:
-    _check_varies(name, np.unique(np.asarray(values)))
+    values = np.asarray(values)
+    _check_varies(name, np.unique([values.min(), values.max()]))  # no sort of a million reals
     return Column(name, "real", (), dtype)
 
 
@@ -625,7 +638,7 @@ def _check_rows(n: int, d: int) -> None:
     if n == 0:
         raise DataError(f"found 0 sample(s) (shape=(0, {d})) while a minimum of 2 is required: the data are empty")
     if n == 1:
-        raise DataError("found n_samples=1 while a minimum of 2 is required: one example tells nothing of a distribution")
+        raise DataError("found n_samples=1 while a minimum of 2 is required: one example tells of no distribution")
 
 
 def _check_overrides(kinds: dict[str, str], names: list[str]) -> None:

@@ -169,7 +169,7 @@ def _load(path: Path, how: str | None, key: str | None, header: bool | None) -> 
 def _load_text(raw: bytes, suffix: str, how: str | None, header: bool | None) -> tuple[Any, tuple[str, ...]]:
     if suffix in PACKED:
         raise ReadError("this is an archive; unpack it and give the file or the folder that was in it")
-    if b"\0" in raw:
+    if b"\0" in raw and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):  # the marks of UTF-16, of which `decode` complains
         raise ReadError(f"this is a binary file of a kind that is not known; expected {KNOWN}")
     text = texts.decode(raw)
     if not text.strip():

@@ -1,8 +1,9 @@
 """Files larger than memory, chunk by chunk.
 
-A `Stream` may be walked through any number of times; what it yields for some rows is what `read` gives for them. Its
-space comes from one pass that keeps of each column only what inference looks at: its distinct values up to a limit,
-its extremes, whether a cell is missing, whether one is no integer.
+A `Stream` may be walked through any number of times; what it yields for some rows is what `read` gives for them (of
+a file of dates and numbers, what ``read(path, how="table")`` gives: a stream makes no windows). Its space comes from
+one pass that keeps of each column only what inference looks at: its distinct values up to a limit, its extremes,
+whether a cell is missing, whether one is no integer.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from plausible.errors import ReadError
+from plausible.space import MAX_LEVELS
 
 MISSING = ("?", "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "-NaN", "null", "NULL", "None", "<NA>", "#N/A", "#NA")
 SAMPLE = 1 << 18  # characters that the dialect is worked out from
@@ -64,7 +65,7 @@ def sniff(head: str, *, whole: bool, tabs: bool = False, header: bool | None = N
         tabs: the name of the file says that tabs delimit it.
         header: whether the first line names the columns; None guesses.
     """
-    lines = head.splitlines()
+    lines = [line.rstrip("\r\n") for line in io.StringIO(head, newline="")]
     start = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
     body = lines[start:] if whole else lines[start:-1]
     body = [line for line in body if line.strip()][:2000]
@@ -76,10 +77,12 @@ def sniff(head: str, *, whole: bool, tabs: bool = False, header: bool | None = N
     decimal = "," if delimiter != "," and _decimal_comma(rows) else "."
     if decimal == ",":
         rows = [[cell.replace(",", ".") for cell in row] for row in rows]
-    named = _has_header(rows) if header is None else header
+    named, certain = _has_header(rows) if header is None else (header, True)
     notes = []
     if not named and header is None:
         notes.append("no header line found: columns named c0, c1, ... (if the first line is one: --header)")
+    if named and not certain:
+        notes.append("the first line taken as a header, as its words never occur again (if it is a row: --no-header)")
     if decimal == ",":
         notes.append("commas taken as decimal signs, as the delimiter is another")
     numbered = named and not rows[0][0] and _counts([r[0] for r in rows[1:]])
@@ -94,7 +97,10 @@ def split_rows(lines: Iterable[str], delimiter: str, quote: str = '"') -> list[l
     if delimiter == r"\s+":
         return [line.split() for line in lines]
     reader = csv.reader(lines, delimiter=delimiter, quotechar=quote, skipinitialspace=True)
-    return [[cell.strip() for cell in row] for row in reader if row]
+    try:
+        return [[cell.strip() for cell in row] for row in reader if row]
+    except csv.Error as err:  # a cell of more than 131,072 characters
+        raise ReadError(f"this cannot be read as a table ({err}); read it as text (--as text)") from None
 
 
 def is_number(cell: str) -> bool:
@@ -146,18 +152,21 @@ def _type(cell: str) -> str | None:
     return "number" if is_number(cell) else "date" if DATE.fullmatch(cell) else "word"
 
 
-def _has_header(rows: list[list[str]]) -> bool:
-    """A header is a line of words over columns that hold something else, or words that never occur again."""
+def _has_header(rows: list[list[str]]) -> tuple[bool, bool]:
+    """Whether the first row is a header: words over columns that hold something else, or that never occur again.
+
+    Also returns whether that is certain.
+    """
     first, rest = rows[0], rows[1:]
     if not rest:
-        return not any(map(is_number, first))
+        return not any(map(is_number, first)), True
     types = [{_type(r[d]) for r in rest if d < len(r)} - {None} for d in range(len(first))]
     if any(_type(cell) == "word" and held and "word" not in held for cell, held in zip(first, types, strict=True)):
-        return True
+        return True, True
     if any(_type(cell) in ("number", "date") for cell in first):
-        return len(first) > 2 and _counts(first)
+        return len(first) > 2 and _counts(first), True
     again = [any(d < len(r) and r[d] == cell for r in rest) for d, cell in enumerate(first)]
-    return not any(again) and all(first)
+    return not any(again) and all(first), False
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -223,7 +232,7 @@ def check_widths(text: str, dialect: Dialect) -> None:
     if dialect.delimiter == r"\s+":
         rows = ((i, line.split()) for i, line in enumerate(text.splitlines(), 1))
     else:
-        lines = io.StringIO(text)
+        lines = io.StringIO(text, newline="")
         reader = csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote, skipinitialspace=True)
         rows = ((reader.line_num, row) for row in reader)
     for line, row in rows:
@@ -234,7 +243,7 @@ def check_widths(text: str, dialect: Dialect) -> None:
 def read_delimited(text: str, *, tabs: bool = False, header: bool | None = None) -> tuple[pd.DataFrame, tuple]:
     """Return the frame that a delimited text holds and what was guessed about it."""
     dialect = sniff(text[:SAMPLE], whole=len(text) <= SAMPLE, tabs=tabs, header=header)
-    frame = parse(io.StringIO(text), dialect)
+    frame = parse(io.StringIO(text, newline=""), dialect)
     if frame.iloc[:, -1].isna().any():
         check_widths(text, dialect)
     return frame, dialect.notes
@@ -299,6 +308,7 @@ def tidy_column(name: str, column: pd.Series) -> pd.Series:
             stripped = stripped.mask(stripped.isin(MISSING))
             numbers = pd.to_numeric(stripped, errors="coerce")
             return numbers if (numbers.isna() == stripped.isna()).all() else stripped
+        _check_numbers(name, column)
         return column
     if column.dtype == object:
         known = column.dropna()
@@ -309,6 +319,20 @@ def tidy_column(name: str, column: pd.Series) -> pd.Series:
     if pd.api.types.is_timedelta64_dtype(column.dtype):
         return column.dt.total_seconds()
     return column
+
+
+def _check_numbers(name: str, column: pd.Series) -> None:
+    """Raise where a column would be of numbers but for a few cells: its thousand strings are no levels."""
+    known = column.dropna()
+    if known.nunique() <= MAX_LEVELS:
+        return
+    other = known[pd.to_numeric(known, errors="coerce").isna()]
+    if len(other) <= 0.05 * len(known):
+        row = column.index.get_loc(other.index[0]) + 1
+        raise ReadError(
+            f"column {name!r} holds numbers, but also {other.iloc[0]!r} (row {row}; {len(other)} such cells); "
+            f"mend or empty those cells, or drop the column (--drop {name})"
+        )
 
 
 def looks_like_dates(column: pd.Series) -> bool:
