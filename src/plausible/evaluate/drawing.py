@@ -102,7 +102,7 @@ def curve(history: Sequence[dict], kept: int | None, width: int = 300, height: i
     The first few epochs of a fit are often far above the rest; the vertical axis ends where 95 % of the values do,
     and the lines run out of the picture.
     """
-    if len(history) < 2:
+    if len(history) < 3:
         return None
     lines = {key: [(h["epoch"], h[key]) for h in history if is_number(h.get(key))] for key in ("loss", "held_out")}
     values = [v for points in lines.values() for _, v in points]

@@ -270,7 +270,8 @@ def _lead(comparison: dict, best: dict) -> str:
     text = plus_minus(ahead, gap["stderr"] if paired else None)
     unit = best["likelihood"].get("unit", "nats")
     if other["likelihood"]["kind"] == "exact":
-        return f", {text} {unit} better than the baseline {other['label']}"
+        least = "at least " if best["likelihood"]["kind"] == "lower_bound" else ""
+        return f", {least}{text} {unit} better than the baseline {other['label']}"
     return f", {text} {unit} above the {KIND_WORDS[other['likelihood']['kind']]} of the baseline {other['label']}"
 
 
