@@ -269,6 +269,7 @@ class Generative(DensityMixin, BaseEstimator):
     def _log_prob(self, module: Module, x: torch.Tensor, c: torch.Tensor | None, samples: int | None) -> torch.Tensor:
         x = x.to(self._device())
         dtype = next((p.dtype for p in module.parameters()), torch.float64)
+        c = None if c is None else c.to(dtype)
         if self.likelihood_kind_ == "exact":
             z, log_c = self.transforms_(x)
             return module.log_prob(z.to(dtype), c).double() + log_c
