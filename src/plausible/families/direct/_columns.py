@@ -28,16 +28,19 @@ class Columns(nn.Module):
 
     Attributes (index tensors and numbers per column):
         tables (T,), levels: list of T ints; offsets: where the levels of each start in a flat table of `n_levels`.
+        reals (R,): the real columns, if they are to be kept apart from the other normals.
         normals (G,), is_lattice (G,), half_step (G,), low and high (G,), floor (G,) smallest deviation.
     """
 
-    def __init__(self, space: Space):
+    def __init__(self, space: Space, reals_apart: bool = False):
         super().__init__()
         columns = space.columns
         tables = [d for d, c in enumerate(columns) if c.levels and (c.kind != "ordinal" or c.n_levels <= MAX_SPAN)]
-        normals = [d for d in range(space.dims) if d not in set(tables)]
+        reals = [d for d, c in enumerate(columns) if reals_apart and c.kind == "real"]
+        normals = [d for d in range(space.dims) if d not in {*tables, *reals}]
         self.levels = [columns[d].n_levels for d in tables]
         self.n_tables, self.n_normals, self.n_levels = len(tables), len(normals), sum(self.levels)
+        self.n_reals = len(reals)
         self.any_lattice = any(columns[d].discrete for d in normals)
         chosen = [columns[d] for d in normals]
         inf = math.inf
@@ -47,12 +50,14 @@ class Columns(nn.Module):
 
         buffer("tables", tables, torch.long)
         buffer("normals", normals, torch.long)
+        buffer("reals", reals, torch.long)
         buffer("offsets", [sum(self.levels[:i]) for i in range(len(tables))], torch.long)
         buffer("of_level", [i for i, k in enumerate(self.levels) for _ in range(k)], torch.long)
         buffer("is_lattice", [c.discrete for c in chosen], torch.bool)
         buffer("half_step", [c.step / 2 for c in chosen])
         buffer("low", [0.0 if c.levels else -inf if c.low is None else c.low for c in chosen])
         buffer("high", [c.n_levels - 1.0 if c.levels else inf if c.high is None else c.high for c in chosen])
+        buffer("rounding", [c.step**2 / 12 if c.discrete else 0.0 for c in chosen])
         buffer("floor", [LATTICE_FLOOR * c.step if c.discrete else REAL_FLOOR for c in chosen])
 
     def one_hot(self, z: torch.Tensor) -> torch.Tensor:
@@ -61,6 +66,13 @@ class Columns(nn.Module):
         out = torch.zeros(len(z), self.n_levels, dtype=torch.float64, device=z.device)
         position = torch.nan_to_num(x).long() + self.offsets
         return out.scatter_(1, position, (~x.isnan()).double())
+
+    def deviation(self, variance: torch.Tensor) -> torch.Tensor:
+        """The deviation of a normal from the variance (..., G) of its values, not below its floor.
+
+        Rounding to a lattice of step 2 h adds (2 h)^2 / 12 to the variance, which is taken off (Sheppard, 1898).
+        """
+        return (variance - self.rounding).clamp_min(0).sqrt().maximum(self.floor)
 
     def log_normal(self, x: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
         """log density or probability of each normal column: all of shape (..., G); zero where x is NaN."""

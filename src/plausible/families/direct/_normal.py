@@ -4,12 +4,11 @@ For observed cells o and missing cells m of a row,
 
     E[x_m | x_o] = mu_m + S_mo S_oo^-1 (x_o - mu_o),     Cov[x_m | x_o] = S_mm - S_mo S_oo^-1 S_om.
 
-Rows are handled together that miss the same cells.
+Rows that miss the same cells share a pattern. All patterns are handled in one batch: with M the diagonal of the observed
+cells, M S M + (I - M) is S_oo beside an identity, which has the determinant of S_oo and leaves zeros alone.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 
@@ -24,48 +23,44 @@ def log_density(x: torch.Tensor, mean: torch.Tensor, cholesky: torch.Tensor) -> 
 
 def log_marginal(x: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
     """log N of the observed cells of each row; zero for a row with none: (n, D) with NaN -> (n,)."""
-    out = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    for observed, rows in patterns(x):
-        if observed.any():
-            o = observed.nonzero().flatten()
-            cholesky = torch.linalg.cholesky(covariance[o][:, o])
-            out[rows] = log_density(x[rows][:, o], mean[o], cholesky)
-    return out
+    missing = x.isnan()
+    if not missing.any():
+        return log_density(x, mean, torch.linalg.cholesky(covariance))
+    observed, which, cholesky = _patterns(missing, covariance)
+    residual = torch.nan_to_num(x - mean)[:, :, None]
+    white = torch.linalg.solve_triangular(cholesky[which], residual, upper=False)[:, :, 0]  # (n, D)
+    log_det = cholesky.diagonal(dim1=1, dim2=2).log().sum(1)[which]
+    return -0.5 * white.square().sum(1) - log_det - observed[which].sum(1) * LOG_SQRT_2PI
 
 
 def moments(
     x: torch.Tensor, weight: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Expected weighted sums of x (D,) and of x x' (D, D), given the observed cells under N(mean, covariance)."""
-    first = torch.zeros_like(mean)
-    second = torch.zeros_like(covariance)
-    for observed, rows in patterns(x):
-        w, filled = weight[rows], x[rows]
-        if not observed.all():
-            filled, spread = _fill(filled, observed, mean, covariance)
-            second += w.sum() * spread
-        first += w @ filled
-        second += (filled * w[:, None]).T @ filled
-    return first, second
-
-
-def patterns(x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (observed cells (D,), rows) for each pattern of missing cells among the rows of x."""
     missing = x.isnan()
-    if not missing.any():
-        yield torch.ones(x.shape[1], dtype=torch.bool, device=x.device), torch.arange(len(x), device=x.device)
-        return
+    second = torch.zeros_like(covariance)
+    if missing.any():
+        observed, which, cholesky = _patterns(missing, covariance)
+        residual = torch.nan_to_num(x - mean)[:, :, None]
+        solved = torch.cholesky_solve(residual, cholesky[which])[:, :, 0]  # S_oo^-1 (x_o - mu_o), zero elsewhere
+        x = torch.where(missing, mean + solved @ covariance, x)
+        shares = torch.zeros(len(observed), dtype=x.dtype, device=x.device).index_add_(0, which, weight)
+        second = _spread(observed, shares, cholesky, covariance)
+    return weight @ x, second + (x * weight[:, None]).T @ x
+
+
+def _patterns(missing: torch.Tensor, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the patterns (P, D) of observed cells, the pattern of each row, and the factors of their S_oo (P, D, D)."""
     kinds, which = torch.unique(missing, dim=0, return_inverse=True)
-    for k, pattern in enumerate(kinds):
-        yield ~pattern, (which == k).nonzero().flatten()
+    observed = (~kinds).to(covariance.dtype)
+    padded = observed[:, :, None] * covariance * observed[:, None, :] + torch.diag_embed(1 - observed)
+    return observed, which, torch.linalg.cholesky(padded)
 
 
-def _fill(x, observed, mean, covariance):
-    """Replace missing cells by their conditional means; return also their conditional covariance, in (D, D)."""
-    o, m = observed.nonzero().flatten(), (~observed).nonzero().flatten()
-    gain = torch.linalg.solve(covariance[o][:, o], covariance[o][:, m]).T if len(o) else covariance.new_zeros(len(m), 0)
-    filled = x.clone()
-    filled[:, m] = mean[m] + (x[:, o] - mean[o]) @ gain.T
-    spread = torch.zeros_like(covariance)
-    spread[m[:, None], m] = covariance[m][:, m] - gain @ covariance[o][:, m]
-    return filled, spread
+def _spread(observed, shares, cholesky, covariance) -> torch.Tensor:
+    """Sum over patterns of their weight times Cov[x_m | x_o], zero for observed cells."""
+    across = observed[:, :, None] * covariance  # S_o. , with zeros in the missing rows
+    explained = across.transpose(1, 2) @ torch.cholesky_solve(across, cholesky)
+    hidden = 1 - observed
+    left = (covariance - explained) * hidden[:, :, None] * hidden[:, None, :]
+    return (shares[:, None, None] * left).sum(0)

@@ -96,8 +96,7 @@ class _Independent(Module):
         variance = (second / safe - mean.square()).clamp_min(0)
         held = zeroth > 1e-6
         self.mean.copy_(torch.where(held, mean, self.mean))
-        floor = self.columns.floor[:, None]
-        self.deviation.copy_(torch.maximum(torch.where(held, variance.sqrt(), self.deviation), floor))
+        self.deviation.copy_(torch.where(held, self.columns.deviation(variance.T).T, self.deviation))
 
     def log_prob(self, z, c=None, rng=None):
         z = z.reshape(len(z), -1).double()
