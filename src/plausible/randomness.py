@@ -54,7 +54,7 @@ class RowNoise:
     """
 
     def __init__(self, x: torch.Tensor, seed: int = 0):
-        self.keys = _mix(_row_hash(x) + _mix(torch.tensor(seed, dtype=torch.int64, device=x.device)))
+        self.keys = _mix(row_hash(x) + _mix(torch.tensor(seed, dtype=torch.int64, device=x.device)))
         self._calls = 0
 
     def uniform(self, shape: tuple[int, ...]) -> torch.Tensor:
@@ -95,8 +95,8 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
     return bits ^ _shift(bits, 31)
 
 
-def _row_hash(x: torch.Tensor) -> torch.Tensor:
-    """(n, *event) -> (n,) int64. Values are hashed as float64, so that 3 and 3.0 are the same row."""
+def row_hash(x: torch.Tensor) -> torch.Tensor:
+    """Hash each row: (n, *event) -> (n,) int64. Values are hashed as float64, so that 3 and 3.0 are the same row."""
     flat = x.reshape(len(x), -1).double()
     flat = torch.where(flat == 0, torch.zeros_like(flat), flat)  # -0.0 and 0.0 are equal rows
     lanes = torch.arange(1, flat.shape[1] + 1, dtype=torch.int64, device=x.device) * _GOLDEN

@@ -21,42 +21,72 @@ from plausible.space import Space
 from plausible.transforms.base import Transform, sum_over
 
 
+RULES = ("risk", "fd", "scott", "sturges")
+CANDIDATES = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128)
+
+
 class Bins(Transform):
     """Equal-width bins between the smallest and the largest training value, and a tail at either side.
 
     Args:
-        bins: the number of bins of each column, in the order of the columns; entries of columns that have levels
-            already are ignored.
+        rule: the number of bins of every column, or how to choose it: 'risk' takes the number, the same for all
+            columns, for which the leave-one-out likelihood of the joint histogram is best; 'fd' (Freedman-Diaconis),
+            'scott' and 'sturges' are the rules of those names, column by column.
     """
 
-    def __init__(self, bins: list[int]):
+    variable_buffers = ("edges",)
+
+    def __init__(self, rule: str | int = "risk"):
         super().__init__()
-        self.bins = list(bins)
+        self.rule = rule
 
     def prepare(self, space: Space) -> None:
-        kinds = [c.kind for c in space.columns]
-        width = max([b for b, k in zip(self.bins, kinds, strict=True) if k in ("real", "count")], default=1) + 1
-        self.register_buffer("real", torch.tensor([k == "real" for k in kinds]))
-        self.register_buffer("cut", torch.tensor([k in ("real", "count") for k in kinds]))
-        self.register_buffer("edges", torch.full((len(kinds), width), torch.inf, dtype=torch.float64))
-        self.register_buffer("counts", torch.tensor(self.bins))
-        self.register_buffer("tail", torch.ones(len(kinds), dtype=torch.float64))
-        floors = [-torch.inf if c.low is None else c.low for c in space.columns]
+        columns = space.columns
+        self.register_buffer("real", torch.tensor([c.kind == "real" for c in columns]))
+        self.register_buffer("cut", torch.tensor([c.kind in ("real", "count") for c in columns]))
+        floors = [-torch.inf if c.low is None or c.levels else c.low for c in columns]
         self.register_buffer("floor", torch.tensor(floors, dtype=torch.float64))
+        self.register_buffer("edges", torch.zeros(len(columns), 2, dtype=torch.float64))  # (D, most + 1)
+        self.register_buffer("counts", torch.ones(len(columns), dtype=torch.long))
+        self.register_buffer("tail", torch.ones(len(columns), dtype=torch.float64))
 
     def fit(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> None:
-        for d in torch.nonzero(self.cut).flatten().tolist():
-            known = x[:, d].double()
-            known = known[~known.isnan()]
-            low, high = known.min().item(), known.max().item()
+        x = x.double().reshape(len(x), -1)
+        if not self.cut.any():
+            return
+        if self.rule == "risk":
+            scores = [self._leave_one_out(x, m, weight) for m in CANDIDATES]
+            self._cut(x, [CANDIDATES[int(np.argmax(scores))]] * x.shape[1])
+        elif isinstance(self.rule, str):
+            chosen = [len(np.histogram_bin_edges(_middle(column), self.rule)) - 1 for column in x.T.cpu().numpy()]
+            self._cut(x, [min(max(m, 1), CANDIDATES[-1] * 4) for m in chosen])
+        else:
+            self._cut(x, [int(self.rule)] * x.shape[1])
+
+    def _cut(self, x: torch.Tensor, bins: list[int]) -> None:
+        edges = []
+        for d, m in enumerate(bins):
+            low, high = x[:, d].min().item(), x[:, d].max().item()
             low = low if self.floor[d].isinf() else self.floor[d].item()
             if self.real[d]:
-                edges = np.linspace(low, high, self.bins[d] + 1)
+                edges.append(np.linspace(low, high, m + 1))
             else:  # between integers, so that every bin holds at least one of them
-                edges = np.unique(np.round(np.linspace(low, high + 1, self.bins[d] + 1))) - 0.5
-            self.counts[d] = len(edges) - 1
-            self.edges[d, : len(edges)] = torch.from_numpy(edges)
-            self.tail[d] = max((high - low) / 10, 1.0 if not self.real[d] else 0.0)
+                edges.append(np.unique(np.round(np.linspace(low, high + 1, m + 1))) - 0.5)
+            self.tail[d] = max((high - low) / 10, 0.0 if self.real[d] else 1.0)
+        self.counts.copy_(torch.tensor([len(e) - 1 for e in edges]))
+        self.edges = torch.full((len(edges), max(map(len, edges))), torch.inf, dtype=torch.float64, device=x.device)
+        for d, e in enumerate(edges):
+            self.edges[d, : len(e)] = torch.from_numpy(e)
+
+    def _leave_one_out(self, x: torch.Tensor, m: int, weight: torch.Tensor | None) -> float:
+        """Mean log density of each row under the histogram of the others, smoothed by a pseudo-row per row."""
+        self._cut(x, [m] * x.shape[1])
+        z, log_c = self(x)
+        _, which, counts = torch.unique(z, dim=0, return_inverse=True, return_counts=True)
+        mine = counts[which].double()
+        smooth = sum(torch.bincount(k.long())[k.long()].double().div(len(z)).log() for k in z.T)
+        log_p = ((mine - 1 + smooth.exp()) / len(z)).log() + log_c
+        return float(log_p.mean() if weight is None else (log_p * weight).sum() / weight.sum())
 
     def output(self, space: Space) -> Space:
         def binned(column, m):
@@ -76,7 +106,10 @@ class Bins(Transform):
         return self.edges[d, inner], self.edges[d, inner + 1], z == 0, z == m + 1
 
     def forward(self, x, rng=None):
-        x = x.double()
+        if not self.cut.any():
+            return x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        shape = x.shape
+        x = x.double().reshape(len(x), -1)  # (n, D)
         # The number of edges at or below x; the last bin includes its upper edge.
         above = torch.searchsorted(self.edges, x.T.contiguous(), right=True).T
         m = self.counts
@@ -87,7 +120,9 @@ class Bins(Transform):
         beyond = torch.where(lower, low - x, x - high)
         tails = torch.where(self.real, -beyond / self.tail - self.tail.log(), self._log_geometric(beyond))
         log_c = torch.where(lower | upper, tails, inside)
-        return torch.where(self.cut, z.double(), x), sum_over(torch.where(self.cut, log_c, torch.zeros_like(x)))
+        return torch.where(self.cut, z.double(), x).reshape(shape), sum_over(
+            torch.where(self.cut, log_c, torch.zeros_like(x))
+        )
 
     def _log_geometric(self, beyond: torch.Tensor) -> torch.Tensor:
         """log P of the k-th integer (k = 0, 1, ...) past an edge that lies half a step before the first."""
@@ -95,7 +130,10 @@ class Bins(Transform):
         return -k / self.tail + torch.log(-torch.expm1(-1 / self.tail))
 
     def inverse(self, z, rng=None):
-        z = z.double()
+        if not self.cut.any():
+            return z
+        shape = z.shape
+        z = z.double().reshape(len(z), -1)
         low, high, lower, upper = self._limits(torch.where(self.cut, z, torch.zeros_like(z)).long())
         u = uniform(rng, tuple(z.shape), z)
         beyond = -torch.log1p(-u) * self.tail
@@ -104,4 +142,11 @@ class Bins(Transform):
         lattice = torch.where(lower, low - 0.5 - beyond.floor(), (x + 0.5).floor())
         lattice = torch.where(upper, high + 0.5 + beyond.floor(), lattice)
         x = torch.where(self.real, x, lattice)
-        return torch.where(self.cut, x, z)
+        return torch.where(self.cut, x, z).reshape(shape)
+
+
+def _middle(values: np.ndarray) -> np.ndarray:
+    """The values without the outermost thousandths, whose distance would decide the width of all bins."""
+    low, high = np.quantile(values, [0.001, 0.999])
+    kept = values[(values >= low) & (values <= high)]
+    return kept if kept.size > 1 and kept.min() < kept.max() else values

@@ -72,8 +72,10 @@ class _Mixture(Module):
         log_levels = self.columns.smoothed(levels)
         variance = _variance(x, w)
         complete = not y.isnan().any()
-        covariance = torch.cov(y.T, aweights=w, correction=0).reshape(len(y.T), len(y.T)) if complete else (
-            torch.diag(_variance(y, w))
+        covariance = (
+            torch.cov(y.T, aweights=w, correction=0).reshape(len(y.T), len(y.T))
+            if complete
+            else (torch.diag(_variance(y, w)))
         )
         self._whole = (log_levels.exp(), _mean(x, w), variance, _mean(y, w), covariance)
 
@@ -144,9 +146,11 @@ class _Mixture(Module):
         variance = self.variance.maximum(columns.floor.square())
         parts = [self.log_levels.T, (self.mean / variance).T, (-0.5 / variance).T]
         constant = self.log_weights - (0.5 * self.mean.square() / variance + 0.5 * variance.log()).sum(1)
-        constant = constant - columns.n_normals * LOG_SQRT_2PI + columns.rounding.mul(12).clamp_min(1e-300).log().mul(
-            0.5 * (columns.rounding > 0)
-        ).sum()
+        constant = (
+            constant
+            - columns.n_normals * LOG_SQRT_2PI
+            + columns.rounding.mul(12).clamp_min(1e-300).log().mul(0.5 * (columns.rounding > 0)).sum()
+        )
         if r:
             cholesky = torch.linalg.cholesky(self.covariance)
             precision = torch.cholesky_inverse(cholesky)
