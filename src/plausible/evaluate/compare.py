@@ -260,7 +260,7 @@ class _Candidate:
 def _candidates(models: Sequence[Any] | Mapping[str, Any] | None, space: Space, seed: int) -> list[_Candidate]:
     if isinstance(models, str):
         models = [models]
-    wanted = models if isinstance(models, Mapping) else {i: m for i, m in enumerate(models or registry.names())}
+    wanted = models if isinstance(models, Mapping) else {i: m for i, m in enumerate(registry.names() if models is None else models)}
     baseline = registry.get(registry.BASELINE)
     named = [(str(k) if isinstance(models, Mapping) else None, _estimator(m)) for k, m in wanted.items()]
     if not any(type(model) is baseline for _, model in named):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from plausible import __version__
 from plausible.errors import PlausibleError
 from plausible.evaluate import wording
 from plausible.evaluate.examples import as_json
@@ -187,7 +188,7 @@ class Comparison:
         """The leaderboard as a DataFrame, one model a row, numbers as numbers."""
         import pandas as pd
 
-        return pd.DataFrame([_flat(row) for row in self.rows]).set_index("model")
+        return pd.DataFrame([_flat(row) for row in self.rows]).set_index("model").astype({"rank": "Int64"})
 
     def to_json(self) -> dict:
         """The content of report.json, format 1: JSON values only, null for what is not known or not finite."""
@@ -199,7 +200,7 @@ class Comparison:
             "format": 1,
             "title": self.title,
             "created": self.created,
-            "version": _version(),
+            "version": __version__,
             "command": self.command,
             "seed": self.seed,
             "data": {**self.data, **about},
@@ -259,15 +260,6 @@ def _flat(row: Row) -> dict:
         "bytes": row.bytes,
         "why": row.why,
     }
-
-
-def _version() -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("plausible")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return None
 
 
 # ---------------------------------------------------------------------------------------------------- leaderboard

@@ -56,10 +56,7 @@ def marginals(space: Space, real: torch.Tensor, made: torch.Tensor) -> list[dict
     if space.type == "image":
         return [_marginal("pixel value", space.columns[0], real.ravel(), made.ravel())]
     if space.type == "text":
-        lengths = [(~np.isnan(x)).sum(1) - getattr(space, "end", False) for x in (real, made)]
-        length = Column("length", "count", (), "int64", 0.0)
-        shown = [_marginal("character", space.columns[0], real.ravel(), made.ravel())]
-        return shown + ([_marginal("length", length, *lengths)] if np.ptp(lengths[0]) else [])
+        return _text_marginals(space, real, made)
     if space.type == "series":
         channels = space.shape[1]
         names = [c.name.partition("[")[0] for c in space.columns[:channels]]
@@ -68,6 +65,15 @@ def marginals(space: Space, real: torch.Tensor, made: torch.Tensor) -> list[dict
             for c, name in enumerate(names[:MAX_MARGINALS])
         ]
     return [_marginal(c.name, c, real[:, d], made[:, d]) for d, c in enumerate(space.columns[:MAX_MARGINALS])]
+
+
+def _text_marginals(space: Space, real: np.ndarray, made: np.ndarray) -> list[dict]:
+    levels = space.columns[0].levels
+    character = Column("character", "categorical", tuple(level or "(end)" for level in levels))
+    end = levels.index("") if "" in levels else np.nan
+    lengths = [(~np.isnan(x) & (x != end)).sum(1) for x in (real, made)]
+    shown = [_marginal("character", character, real.ravel(), made.ravel())]
+    return shown + ([_marginal("length", Column("length", "count"), *lengths)] if np.ptp(lengths[0]) else [])
 
 
 def mean_image(space: Space, real: torch.Tensor, made: torch.Tensor) -> dict | None:

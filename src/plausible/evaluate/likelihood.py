@@ -191,8 +191,8 @@ def difference(a: Likelihood, b: Likelihood) -> Difference:
         )
     with np.errstate(invalid="ignore"):
         gaps = a.values - b.values
-    gaps = np.where(np.isneginf(a.values) & np.isneginf(b.values), 0.0, gaps)  # impossible under both: no difference
-    return Difference(float(np.mean(gaps)), _stderr(gaps))
+        gaps = np.where(np.isneginf(a.values) & np.isneginf(b.values), 0.0, gaps)  # impossible under both: no gap
+        return Difference(float(np.mean(gaps)), _stderr(gaps))
 
 
 def comparable(a: Likelihood, b: Likelihood) -> bool:

@@ -129,7 +129,10 @@ def classifier_two_sample_test(
     """Train boosted trees to tell `a` from `b` and return their accuracy on rows they were not trained on.
 
     Each row is predicted by the trees of the folds it is not in. The larger side is thinned to the smaller, so that
-    an accuracy of 1/2 is what no difference gives. The p-value is one-sided against Binomial(2n, 1/2).
+    an accuracy of 1/2 is what no difference gives. Predictions in different folds share most of the rows they were
+    trained on, so the accuracy scatters more than 2n independent guesses would: 1.2 to 1.5 times as much in simulations
+    without a difference (n from 100 to 400, d from 4 to 30). The standard error and the one-sided p-value therefore
+    count n guesses.
 
     Args:
         a: (n, d) features of one sample.
@@ -140,7 +143,7 @@ def classifier_two_sample_test(
     References:
         Revisiting Classifier Two-Sample Tests (Lopez-Paz & Oquab, 2017), https://arxiv.org/abs/1610.06545
     """
-    from scipy.stats import binom
+    from scipy.stats import norm
 
     a, b = _checked(a, b, least=folds)
     rng = _rng(random_state)
@@ -153,8 +156,8 @@ def classifier_two_sample_test(
         chance = _classify(x[fold != k], y[fold != k], x[fold == k])
         right += np.sum(np.where(chance == 0.5, 0.5, (chance > 0.5) == y[fold == k]))
     accuracy = right / (2 * n)
-    stderr = math.sqrt(max(accuracy * (1 - accuracy), 1 / (2 * n)) / (2 * n))
-    return TwoSample(float(accuracy), stderr, float(binom.sf(math.ceil(right) - 1, 2 * n, 0.5)))
+    stderr = math.sqrt(max(accuracy * (1 - accuracy), 1 / (2 * n)) / n)
+    return TwoSample(float(accuracy), stderr, float(norm.sf(accuracy - 0.5, scale=0.5 / math.sqrt(n))))
 
 
 def _classify(x: np.ndarray, y: np.ndarray, unseen: np.ndarray) -> np.ndarray:
