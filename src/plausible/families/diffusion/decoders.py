@@ -1,0 +1,103 @@
+r"""What a denoiser's output means, column by column: the law of e given z_t, and of x given z_0.
+
+Columns with few levels. The net says log p(x = k | the other columns of z_t); with the column's own noisy value
+
+    p(x = k | z_t)  ∝  exp(net_k) N(z_t; alpha_t e_k, sigma_t^2)
+
+whose mean and variance are those of the embedded column. At low noise this rounds to the right level by itself.
+
+Numbers, and columns with many levels. mean = alpha_t z_t + sigma_t net_1, variance = sigma_t^2 exp(net_2): what a
+standard normal e would have is net = 0 (this is the v-prediction of Salimans and Ho, 2022,
+https://arxiv.org/abs/2202.00512).
+
+At the end, with tau = sigma_0 / alpha_0 and y = z_0 / alpha_0,
+
+    p(x | z_0):   levels  N(y; e_x, tau^2) / sum_k N(y; e_k, tau^2)
+                  counts  Phi((x + h - y) / tau) - Phi((x - h - y) / tau), 2 h the step of the lattice
+                  reals   N(x; y, tau^2)
+
+each of which is normalised over what x can be, so that the bound is one on p(x) itself and nothing is dequantised.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from plausible.embedding import Levels, Numbers
+from plausible.space import MAX_SPAN
+
+FINEST = 0.01  # of a real or count, in standard deviations: finer structure is blurred
+BY_LEVEL = MAX_SPAN  # levels up to which the net gives each its own number
+SAFE = 7.0  # spacings of levels in units of tau: every level is told from its neighbours
+
+
+class ByLevel:
+    """Columns with few levels."""
+
+    def __init__(self, group: Levels):
+        self.group, self.size, self.finest = group, group.k, group.spacing / SAFE
+
+    def moments(self, net, z, alpha, sigma):
+        """net (n, d, size), z (n, d, w), alpha and sigma (n, 1, 1) -> mean and variance (n, d, w)."""
+        points = self.group.points
+        own = z * (alpha / sigma**2)
+        if self.group.width == 1:
+            logit = net + own * points[:, 0] - (alpha / sigma) ** 2 * (points[:, 0] ** 2 / 2)
+        else:  # the unit vectors have the same length, which cancels
+            logit = net + own
+        p = logit.softmax(-1)
+        if self.group.width > 1:
+            return p, p * (1 - p)
+        mean, square = (p @ torch.cat([points, points**2], 1)).split(1, -1)
+        return mean, (square - mean**2).clamp_min(0)
+
+
+class AsNumber:
+    """Numbers, and columns with many levels."""
+
+    size = 2
+
+    def __init__(self, group: Levels | Numbers):
+        self.group = group
+        step = group.spacing if isinstance(group, Levels) else group.smallest_step if group.lattice else 0.0
+        self.finest = max(step / 2, FINEST if isinstance(group, Numbers) else 0.0)
+
+    def moments(self, net, z, alpha, sigma):
+        shift, log_variance = net.split(1, -1)
+        return alpha * z + sigma * shift, sigma**2 * log_variance.clamp(-8, 4).exp()
+
+
+def decoder(group: nn.Module) -> ByLevel | AsNumber:
+    """Return the decoder of a group of columns of an `Embedding`."""
+    by_level = isinstance(group, Levels) and (group.width > 1 or group.k <= BY_LEVEL)
+    return ByLevel(group) if by_level else AsNumber(group)
+
+
+def log_prob_given_clean(group: nn.Module, x: torch.Tensor, y: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    """Return log p(x | z_0), x (n, d), y = z_0 / alpha_0 (n, d, w), with shape (n, d)."""
+    if isinstance(group, Levels):
+        return (group.closeness(y) / tau**2).log_softmax(-1).gather(-1, x.long()[..., None])[..., 0]
+    x, y = x.double(), y[..., 0].double()
+    if not group.lattice:
+        return -0.5 * ((x - y) / tau) ** 2 - tau.log() - 0.5 * math.log(2 * math.pi)
+    half = group.step / 2
+    upper = (x + half - y) / tau
+    lower = torch.where(x < group.low + half, -torch.inf, (x - half - y) / tau)
+    # Mirrored where both limits lie in the upper tail, in which Phi rounds to one.
+    mirrored = lower > 0
+    upper, lower = torch.where(mirrored, -lower, upper), torch.where(mirrored, -upper, lower)
+    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
+    return log_upper + torch.log(-torch.expm1(log_lower - log_upper))
+
+
+def draw_given_clean(
+    group: nn.Module, y: torch.Tensor, tau: torch.Tensor, u: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor:
+    """Draw x (n, d) from p(x | z_0), from uniforms and standard normals (n, d)."""
+    if isinstance(group, Levels):
+        below = (group.closeness(y) / tau**2).softmax(-1).cumsum(-1)[..., :-1]
+        return (u[..., None] >= below).sum(-1).to(y)
+    return group.nearest(y + tau * noise[..., None])
