@@ -22,12 +22,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import nn
 
 from plausible import registry
+from plausible.data.stream import Stream
 from plausible.errors import CapabilityError, DataError
 from plausible.heads import Heads
 from plausible.options import check_options, estimator, option
 from plausible.randomness import RowNoise, generator, seed_of
 from plausible.space import Column, Space, Table, infer
-from plausible.training import Events, History, count, run
+from plausible.training import Chunks, Coded, Events, History, count, run
 from plausible.transforms import Chain, Standardise, Transform
 
 Density = Literal["exact", "lower_bound", "upper_bound", "estimate"]
@@ -48,6 +49,7 @@ class Traits:
         given: how it draws the rest of a partly known example.
         latent: whether it has a latent code.
         conditionals: whether it offers p(x_d | x_<d) step by step.
+        streams: whether it can be fitted chunk by chunk on a file larger than memory.
     """
 
     density: Density | None
@@ -58,6 +60,7 @@ class Traits:
     given: Literal["exact", "approximate"] | None = None
     latent: bool = False
     conditionals: bool = False
+    streams: bool = False
 
 
 class Module(nn.Module):
@@ -72,6 +75,9 @@ class Module(nn.Module):
     def n_parameters(self) -> int:
         """The number of free parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def look(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """See training examples (n, \\*event) before the first step; by default nothing is made of them."""
 
     def log_prob(self, z: torch.Tensor, c: torch.Tensor | None = None, rng=None) -> torch.Tensor:
         """Return log p(z | c), or a bound on it, in nats, with shape (n,)."""
@@ -165,17 +171,19 @@ class Generative(DensityMixin, BaseEstimator):
         """
         started = time.perf_counter()
         check_options(self)
-        x = self._look_at(X)
-        c = self._fit_context(context, len(x))
-        weight = self._weights(sample_weight, x)
         rng = generator(self.random_state, self._device())
-        self._fit_codes(x, c, weight, rng)
+        if isinstance(X, Stream):
+            self._fit_stream(X, context, sample_weight, rng)
+        else:
+            self._look_at(X, infer(X, self.space))
+            x = self._encode(X)
+            c = self._fit_context(context, len(x))
+            self._fit_codes(x, c, self._weights(sample_weight, x), rng)
         self.fit_seconds_ = time.perf_counter() - started
         return self
 
-    def _look_at(self, X: Any) -> torch.Tensor:
-        """Infer the space, refuse what cannot be modelled, return codes."""
-        space = infer(X, self.space)
+    def _look_at(self, X: Any, space: Space) -> None:
+        """Note the space, refuse what cannot be modelled."""
         cannot = self.can_model(space)
         if cannot:
             raise DataError(cannot)
@@ -184,29 +192,47 @@ class Generative(DensityMixin, BaseEstimator):
         else:
             self.n_features_in_ = space.dims
         self.space_ = space
-        x = self._encode(X)
-        if len(x) < 2:
-            raise DataError(f"found n_samples={len(x)} while a minimum of 2 is required")
-        return x
 
     def _fit_codes(self, x: torch.Tensor, c: torch.Tensor | None, weight: torch.Tensor | None, rng) -> None:
+        if len(x) < 2:
+            raise DataError(f"found n_samples={len(x)} while a minimum of 2 is required")
         device = self._device()
         x, c, weight = (None if t is None else t.to(device) for t in (x, c, weight))
         train, held_out = _hold_out(len(x), self._held_out_share(), rng)
-        chain = Chain(self._transforms(self.space_)).to(device)
-        model_space = chain.fit(x[train], self.space_, rng, None if weight is None else weight[train])
-        chain.to(device)
-        module = self._seeded_build(model_space, seed_of(rng)).to(device)
-        dtype = next((p.dtype for p in module.parameters()), torch.float64)
-        prepare = (lambda x, rng: chain(x, rng)[0]) if chain.stochastic else None
-        z = x if chain.stochastic else chain(x)[0]
-        z = z if z.dtype == torch.uint8 or chain.stochastic else z.to(dtype)
-
-        def part(index):
-            return Events(z[index], *(None if t is None else t[index] for t in (c, weight)), prepare, dtype)
-
-        history = self._train(module, part(train), part(held_out) if len(held_out) else None, rng)
+        chain, module = self._assemble(x[train], None if weight is None else weight[train], rng)
+        everything = _events(chain, module, x, c, weight)
         self.fingerprint_ = _fingerprint(x)
+        history = self._train(module, everything.part(train), everything.part(held_out) if len(held_out) else None, rng)
+        self._keep(chain, module, history)
+
+    def _fit_stream(self, stream: Stream, context: Any, sample_weight: Any, rng) -> None:
+        """Fit on a file larger than memory: transforms on a sample of it, the module chunk by chunk."""
+        if not self.traits.streams:
+            others = registry.capable(lambda f: f.traits.streams)
+            raise CapabilityError(f"{type(self).__name__} needs all data in memory; these do not: {', '.join(others)}")
+        if context is not None or sample_weight is not None:
+            raise DataError("a Stream holds examples only: fit in memory to use a context or sample weights")
+        self._look_at(stream.head(2), self.space if isinstance(self.space, Space) else stream.space())
+        self._fit_context(None, 0)
+        codes = Coded(stream, self._encode, self._held_out_share(), seed_of(rng))
+        sample, held_out = (t.to(self._device()) for t in codes.look())
+        chain, module = self._assemble(sample, None, rng)
+
+        def events(x):
+            return _events(chain, module, x.to(self._device()), None, None)
+
+        self.fingerprint_ = _fingerprint(sample)
+        train = Chunks(lambda: map(events, codes), codes.n_train, events(sample))
+        history = self._train(module, train, events(held_out) if len(held_out) else None, rng)
+        self._keep(chain, module, history)
+
+    def _assemble(self, x: torch.Tensor, weight: torch.Tensor | None, rng) -> tuple[Chain, Module]:
+        """Fit the transforms on training codes; build the module on the space they lead to."""
+        chain = Chain(self._transforms(self.space_)).to(self._device())
+        model_space = chain.fit(x, self.space_, rng, weight)
+        return chain.to(self._device()), self._seeded_build(model_space, seed_of(rng)).to(self._device())
+
+    def _keep(self, chain: Chain, module: Module, history: History) -> None:
         self.transforms_, self.module_ = chain, module.eval()
         self.history_, self.kept_epoch_, self.stopped_ = history.to_frame(), history.kept_epoch, history.stopped
         self.n_parameters_ = module.n_parameters
@@ -418,6 +444,17 @@ def _hold_out(n: int, share: float, rng: torch.Generator) -> tuple[torch.Tensor,
     order = torch.randperm(n, generator=rng, device=rng.device).cpu()
     k = min(max(round(share * n), 1), n - 1)
     return order[k:].sort().values, order[:k].sort().values
+
+
+def _events(
+    chain: Chain, module: Module, x: torch.Tensor, c: torch.Tensor | None, weight: torch.Tensor | None
+) -> Events:
+    """Examples in model space; where the transforms draw noise they are codes, to be transformed batch by batch."""
+    dtype = next((p.dtype for p in module.parameters()), torch.float64)
+    if chain.stochastic:
+        return Events(x, c, weight, lambda x, rng: chain(x, rng)[0], dtype)
+    z = chain(x)[0]
+    return Events(z if z.dtype == torch.uint8 else z.to(dtype), c, weight, None, dtype)
 
 
 def _fingerprint(x: torch.Tensor) -> str:

@@ -61,6 +61,10 @@ class Head(nn.Module):
         """Return parameters (d, size) to start from: a broad distribution."""
         return torch.zeros(self.d, self.size)
 
+    def marginal(self, x: torch.Tensor) -> torch.Tensor:
+        """Return parameters (d, size) under which each column has the frequencies it has in x (n, d), if it has any."""
+        return self.initial().to(x)
+
 
 class Bernoulli(Head):
     """One logit; x is 0 or 1."""
@@ -70,6 +74,9 @@ class Bernoulli(Head):
 
     def features(self, x):
         return torch.nan_to_num(2 * x - 1)[..., None]
+
+    def marginal(self, x):
+        return (torch.nanmean(x, 0) * 0.998 + 0.001).logit()[:, None]
 
     def log_prob(self, params, x):
         return -F.binary_cross_entropy_with_logits(params[..., 0], x, reduction="none")
@@ -89,6 +96,10 @@ class Categorical(Head):
         known = ~x.isnan()
         one_hot = F.one_hot(torch.nan_to_num(x).long(), self.size).to(x)
         return one_hot * known[..., None]
+
+    def marginal(self, x):
+        counts = self.features(x).sum(0) + 0.5  # (d, K)
+        return (counts / counts.sum(1, keepdim=True)).log()
 
     def log_prob(self, params, x):
         return params.log_softmax(-1).gather(-1, torch.nan_to_num(x).long()[..., None])[..., 0]
@@ -279,6 +290,10 @@ class Heads(nn.Module):
     def initial(self) -> torch.Tensor:
         """Parameters (size,) to start a net's output bias from."""
         return torch.cat([head.initial().flatten() for head in self.heads])
+
+    def marginal(self, x: torch.Tensor) -> torch.Tensor:
+        """Parameters (size,) under which levels have the frequencies they have in x (n, D)."""
+        return torch.cat([head.marginal(self._columns(x, members)).flatten() for head, members, _ in self._groups()])
 
     def single(self, d: int) -> tuple[Heads, slice, slice]:
         """Return a head for dimension d alone, and where its parameters and its features lie among those of all."""

@@ -19,6 +19,7 @@ from plausible.training.progress import Progress
 
 # Below this many multiply-adds a step, autocast to bfloat16 costs more than it saves (benchmarks/README.md).
 BFLOAT16_FROM = 2.5e8
+SEEN_FIRST = 10_000  # examples a module may look at before the first step
 
 
 @estimator
@@ -53,6 +54,8 @@ class Neural(Generative):
         return minimise(module, **(settings | changes))
 
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
+        some = torch.arange(min(len(train.x), SEEN_FIRST), device=train.x.device)
+        module.look(train.take(some, rng).z)
         return run(
             self._step(module),
             train,

@@ -78,6 +78,11 @@ class _MADE(Module):
                 if net is not None:
                     net.weight.mul_(0.1)  # start near the product of the columns
 
+    def look(self, z, weight=None):
+        """Start from the product of the columns: the first dimension has nothing but its bias to learn from."""
+        with torch.no_grad():
+            self.layers[-1].bias.copy_(self.heads.marginal(z.flatten(1)))
+
     def _masks(self, s: int) -> list[torch.Tensor]:
         """Masks of the layers, and of the direct connections last, under ordering s."""
         degrees = [getattr(self, f"degrees_{i}") for i in range(len(self.degrees))]
@@ -238,6 +243,7 @@ class MADE(Neural):
         events=frozenset({"table", "image", "text", "series"}),
         context=True,
         conditionals=True,
+        streams=True,
         given="approximate",
     )
 

@@ -3,7 +3,8 @@ r"""The multivariate normal, by its closed form.
     p(x) = N(x; mu, S),    mu = mean of the rows,    S = their covariance (divided by n: maximum likelihood)
 
 With missing cells there is no closed form; EM with the expectations of ``_normal.py`` takes its place and reaches the
-same maximum of the marginal likelihood. Discrete ordered columns are dequantised, which makes the likelihood a bound.
+same maximum of the marginal likelihood. Discrete ordered columns are dequantised, which makes the likelihood a bound, and
+mapped to the whole line, so that no mass lies outside their levels.
 
 References: Anderson, An Introduction to Multivariate Statistical Analysis, 2003, chapter 3. Little and Rubin, Statistical
 Analysis with Missing Data, 2019, section 11.2.
@@ -18,7 +19,7 @@ from plausible.families.direct import _normal
 from plausible.options import estimator, option
 from plausible.space import Space
 from plausible.training import Events, History, count, em, run
-from plausible.transforms import Dequantise, Standardise
+from plausible.transforms import Dequantise, Logit, Standardise
 
 RIDGE = 1e-9  # added to variances of one: two equal columns have a singular covariance
 
@@ -79,14 +80,18 @@ class Gaussian(Generative):
     max_iter: int = option(200, "EM iterations where cells are missing, at most", low=1)
 
     traits = Traits(
-        density="exact", kinds=frozenset({"binary", "ordinal", "count", "real"}), missing=True, given="exact"
+        density="exact",
+        kinds=frozenset({"binary", "ordinal", "count", "real"}),
+        missing=True,
+        given="exact",
+        streams=True,
     )
 
     def _build(self, space: Space, context_space: Space) -> Module:
         return _Gaussian(space.dims)
 
     def _transforms(self, space: Space):
-        return [Dequantise(), Standardise()]
+        return [Dequantise(), Logit(), Standardise()]
 
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
         missing = train.x.is_floating_point() and bool(train.x.isnan().any())

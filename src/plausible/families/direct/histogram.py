@@ -126,7 +126,7 @@ class Histogram(Generative):
 
     bins: str | int = option("risk", "number of bins of a column, or the rule that chooses it", low=1, choices=RULES)
 
-    traits = Traits(density="exact", events=frozenset({"table", "image", "series"}))
+    traits = Traits(density="exact", events=frozenset({"table", "image", "series"}), streams=True)
 
     def _build(self, space: Space, context_space: Space) -> Module:
         return _Histogram(space)

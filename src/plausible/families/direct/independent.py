@@ -41,14 +41,17 @@ class _Independent(Module):
         levels = self.columns.n_levels - self.columns.n_tables
         return levels + self.columns.n_normals * (3 * self.components - 1)
 
-    def start(self, z: torch.Tensor) -> None:
+    def look(self, z, weight=None):
         """Put the components of each normal column on its quantiles."""
         if not self.columns.n_normals:
             return
         shares = (torch.arange(self.components, dtype=z.dtype, device=z.device) + 0.5) / self.components
         x = z[:, self.columns.normals]
-        self.mean.copy_(torch.nanquantile(x[:100_000], shares, dim=0).T)
-        spread = (x - x.nanmean(0)).square().nanmean(0).sqrt() / self.components
+        w = torch.ones(len(z), dtype=z.dtype, device=z.device) if weight is None else weight
+        w = w[:, None] * ~x.isnan()
+        self.mean.copy_(_quantiles(x, w, shares))
+        off = torch.nan_to_num(x - (w * torch.nan_to_num(x)).sum(0) / w.sum(0))
+        spread = ((w * off.square()).sum(0) / w.sum(0)).sqrt() / self.components
         self.deviation.copy_(torch.maximum(spread, self.columns.floor)[:, None].expand_as(self.deviation))
         self.log_weights.fill_(-torch.tensor(float(self.components)).log())
 
@@ -118,6 +121,14 @@ class _Independent(Module):
         return z
 
 
+def _quantiles(x: torch.Tensor, w: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Weighted quantiles of each column: values and weights (n, G), shares (M,) -> (G, M)."""
+    order = x.argsort(0)  # missing values, of weight zero, come last
+    below = w.gather(0, order).cumsum(0)
+    place = torch.searchsorted((below / below[-1]).T.contiguous(), shares.expand(x.shape[1], -1).contiguous())
+    return x.gather(0, order).T.gather(1, place.clamp_max(len(x) - 1))
+
+
 @estimator
 class Independent(Generative):
     """Product of one-dimensional densities, one per column; exact, also with missing cells.
@@ -141,7 +152,7 @@ class Independent(Generative):
         return _Independent(space, self.components)
 
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
-        module.start(train.take(torch.arange(len(train))).z.flatten(1))
+        module.look(train.take(torch.arange(len(train))).z.flatten(1))
         flat = Events(train.x.flatten(1), None, train.weight, None, train.dtype)
         iterations = self.max_iter if module.columns.n_normals else 1
         return run(

@@ -64,7 +64,7 @@ class _Mixture(Module):
 
     # ----------------------------------------------------------------------------------------------------- start
 
-    def look(self, z: torch.Tensor, weight: torch.Tensor | None) -> None:
+    def look(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None:
         """Note the statistics of the whole data: what a component's pseudo-rows look like."""
         w = torch.ones(len(z), dtype=torch.float64, device=z.device) if weight is None else weight
         x, y = z[:, self.columns.normals], z[:, self.columns.reals]
