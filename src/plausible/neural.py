@@ -30,7 +30,9 @@ class Neural(Generative):
     batch_size: int = option(128, "examples per step", low=1)
     learning_rate: float = option(1e-3, "of Adam, at the start", above=0)
     schedule: str = option("cosine", "of the learning rate", choices=("cosine", "constant"))
-    patience: int | None = option(10, "looks at the held-out loss without improvement before stopping", low=1)
+    patience: int | None = option(
+        10, "looks at the held-out loss without improvement before stopping", low=1, choices=(None,)
+    )
     validation_fraction: float = option(0.1, "share of the examples held out for early stopping; 0 for none", low=0)
     clip_norm: float | None = option(None, "largest norm of the gradient", above=0)
     ema: float | None = option(None, "decay of the average of the weights that is kept", low=0)

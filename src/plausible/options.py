@@ -60,7 +60,7 @@ class OptionError(PlausibleError, ValueError):
 
 def _problem(value: Any, field: dataclasses.Field) -> str | None:
     low, above, choices = (field.metadata[k] for k in ("low", "above", "choices"))
-    if value is None and field.default is None:
+    if value is None and (field.default is None or None in choices):
         return None
     if choices and isinstance(value, (str, type(None))) and value not in choices:
         return f"must be one of {', '.join(map(repr, choices))}"
