@@ -110,7 +110,7 @@ class Watch:
         measure = getattr(self.module, "held_out_loss", None) or self.module.loss
         for start in range(0, len(self.events), self.rows):
             index = torch.arange(start, min(start + self.rows, len(self.events)), device=self.events.x.device)
-            noise = RowNoise(self.events.x[index])
+            noise = RowNoise(index[:, None])  # of the place, not of the numbers: those change with the unit
             batch: Batch = self.events.take(index, noise)
             losses = measure(batch.z, batch.c, rng=noise).double()
             w = torch.ones_like(losses) if batch.weight is None else batch.weight

@@ -73,6 +73,7 @@ def uniform(rng: torch.Generator | RowNoise, shape: tuple[int, ...], like: torch
     """Draw uniforms in [0, 1) with the dtype and device of `like`."""
     if isinstance(rng, RowNoise):
         return rng.uniform(shape).to(like)
+    _check_generator(rng)
     return torch.rand(shape, generator=rng, dtype=like.dtype, device=like.device)
 
 
@@ -80,7 +81,14 @@ def normal(rng: torch.Generator | RowNoise, shape: tuple[int, ...], like: torch.
     """Draw standard normals with the dtype and device of `like`."""
     if isinstance(rng, RowNoise):
         return torch.special.ndtri(rng.uniform(shape)).to(like)
+    _check_generator(rng)
     return torch.randn(shape, generator=rng, dtype=like.dtype, device=like.device)
+
+
+def _check_generator(rng: Any) -> None:
+    # torch takes None for its global generator, without a word.
+    if not isinstance(rng, torch.Generator):
+        raise TypeError(f"rng must be a torch.Generator or RowNoise; got {rng!r}")
 
 
 def _shift(bits: torch.Tensor, by: int) -> torch.Tensor:

@@ -210,8 +210,14 @@ class Table(Space):
             absent = [n for n in self.names if n not in names]
             if absent:
                 raise SpaceError(f"column {absent[0]!r} is missing: expected {_some(self.names)}, got {_some(names)}")
-            codes = [c.encode(X.iloc[:, names.index(c.name)].to_numpy(dtype=object, na_value=None)
-                              if c.levels else X.iloc[:, names.index(c.name)]) for c in self.columns]
+            codes = [
+                c.encode(
+                    X.iloc[:, names.index(c.name)].to_numpy(dtype=object, na_value=None)
+                    if c.levels
+                    else X.iloc[:, names.index(c.name)]
+                )
+                for c in self.columns
+            ]
             return _compact(np.stack(codes, 1) if codes else np.empty((len(X), 0)), self.columns)
         X = as_matrix(X)
         if X.shape[1] != self.dims:
@@ -229,7 +235,8 @@ class Table(Space):
         if self.array_dtype is None:
             return pd.DataFrame({c.name: c.decode(codes[:, d]) for d, c in enumerate(self.columns)})
         values = [c.decode(codes[:, d]).to_numpy() for d, c in enumerate(self.columns)]
-        return np.stack(values, 1).astype(self.array_dtype)
+        holes = np.isnan(codes).any() and np.dtype(self.array_dtype).kind in "biu"
+        return np.stack(values, 1).astype(np.float64 if holes else self.array_dtype)
 
 
 @dataclass(frozen=True)
@@ -288,8 +295,9 @@ class Image(Space):
 class Text(Space):
     """Strings over an alphabet.
 
-    With `end`, an example is one whole string: code K-1 ends it and what follows is NaN, not observed. Without, a long
-    text is cut into windows of `length` characters, of which the last may be shorter.
+    With `end`, an example is one whole string: code K-1 ends it and what follows is NaN, not observed. One of full
+    length ends of itself, so that the mass of all strings is one. Without, a long text is cut into windows of `length`
+    characters, of which the last may be shorter.
     """
 
     end: bool = True
@@ -299,13 +307,13 @@ class Text(Space):
     @classmethod
     def of(cls, alphabet: Sequence[str], length: int, end: bool, guesses=()) -> Text:
         levels = (*alphabet, "") if end else tuple(alphabet)  # the empty string is the end of text
-        names = (f"character {t}" for t in range(length + end))
+        names = (f"character {t}" for t in range(length))
         columns = tuple(Column(name, "categorical", levels, "str") for name in names)
-        return cls(columns, (length + end,), guesses, end)
+        return cls(columns, (length,), guesses, end)
 
     @property
     def length(self) -> int:
-        return self.dims - self.end
+        return self.dims
 
     def windows(self, X: str | Sequence[str]) -> list[str]:
         """Cut a long text into the windows it is modelled by; leave whole strings as they are."""
@@ -332,7 +340,7 @@ class Text(Space):
                     f"string {i} holds the character {unknown.args[0]!r}, which was not seen when fitting; "
                     "remove it, or fit on text that holds it"
                 ) from None
-            if self.end:
+            if self.end and len(s) < self.length:
                 codes.append(len(levels) - 1)
             x[i, : len(codes)] = torch.tensor(codes, dtype=torch.float32)
         return x
@@ -398,7 +406,7 @@ def from_json(data: dict) -> Space:
         return Image.of(data["shape"], columns[0], data["layout"], data["dtype"], data["guesses"])
     if kind is Text:
         end, levels = data["end"], columns[0].levels
-        return Text.of(levels[: len(levels) - end], data["shape"][0] - end, end, data["guesses"])
+        return Text.of(levels[: len(levels) - end], data["shape"][0], end, data["guesses"])
     return kind(columns=columns, **data)
 
 

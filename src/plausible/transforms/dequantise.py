@@ -46,6 +46,8 @@ class Dequantise(Transform):
 
     def forward(self, x, rng=None):
         x = x.double()
+        if not self.discrete.any():
+            return x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
         u = uniform(rng, tuple(x.shape), x)
         return torch.where(self.discrete, x + u, x), torch.zeros(len(x), dtype=torch.float64, device=x.device)
 

@@ -3,8 +3,8 @@ r"""The multivariate normal, by its closed form.
     p(x) = N(x; mu, S),    mu = mean of the rows,    S = their covariance (divided by n: maximum likelihood)
 
 With missing cells there is no closed form; EM with the expectations of ``_normal.py`` takes its place and reaches the
-same maximum of the marginal likelihood. Discrete ordered columns are dequantised, which makes the likelihood a bound, and
-mapped to the whole line, so that no mass lies outside their levels.
+same maximum of the marginal likelihood. Discrete ordered columns are dequantised, which makes the likelihood a bound,
+and mapped to the whole line, so that no mass lies outside their levels.
 
 References: Anderson, An Introduction to Multivariate Statistical Analysis, 2003, chapter 3. Little and Rubin, Statistical
 Analysis with Missing Data, 2019, section 11.2.

@@ -152,7 +152,7 @@ class Independent(Generative):
         return _Independent(space, self.components)
 
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
-        module.look(train.take(torch.arange(len(train))).z.flatten(1))
+        module.look(train.take(torch.arange(len(train))).z.flatten(1), train.weight)
         flat = Events(train.x.flatten(1), None, train.weight, None, train.dtype)
         iterations = self.max_iter if module.columns.n_normals else 1
         return run(
