@@ -1,4 +1,4 @@
-"""Fully connected nets, plain and masked."""
+"""Fully connected nets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -20,6 +19,25 @@ def activation(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}")
     return ACTIVATIONS[name]()
+
+
+class Dropout(nn.Module):
+    """Drop a share p of the inputs while training, with masks from the generator that the training step lends it.
+
+    ``nn.Dropout`` would read and advance the global generator. Without a generator, and when evaluating, it passes
+    everything on.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+        self.rng: torch.Generator | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or not self.p or self.rng is None:
+            return x
+        kept = torch.rand(x.shape, generator=self.rng, dtype=x.dtype, device=x.device) >= self.p
+        return x * kept / (1 - self.p)
 
 
 class MLP(nn.Sequential):
@@ -37,22 +55,6 @@ class MLP(nn.Sequential):
         for width in hidden:
             layers += [nn.Linear(n_in, width), activation(nonlinearity)]
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             n_in = width
         super().__init__(*layers, nn.Linear(n_in, n_out))
-
-
-class MaskedLinear(nn.Linear):
-    """A linear layer in which output j sees input i only where ``mask[j, i]`` is one.
-
-    The mask multiplies the weights inside the graph, so that a masked weight has gradient zero: a clip by norm and the
-    state of the optimiser see the free weights only.
-    """
-
-    def __init__(self, n_in: int, n_out: int, mask: torch.Tensor | None = None, bias: bool = True):
-        super().__init__(n_in, n_out, bias=bias)
-        mask = torch.ones(n_out, n_in) if mask is None else mask.to(self.weight.dtype)
-        self.register_buffer("mask", mask, persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight * self.mask, self.bias)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from plausible.nn.mlp import Dropout
 from plausible.nn.time import TimeEmbedding
 
 
@@ -41,7 +42,7 @@ class ResidualMLP(nn.Module):
 class _Block(nn.Module):
     def __init__(self, width: int, dropout: float):
         super().__init__()
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
         self.of_input, self.of_told, self.out = (nn.Linear(width, width) for _ in range(3))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)

@@ -27,7 +27,8 @@ SMALLEST_SLOPE = 1e-3
 class RationalQuadratic(nn.Module):
     """The spline with K bins per value; parameters of zero give the identity.
 
-    ``size`` = 3 K - 1 is the number of parameters per value: K widths, K heights, K - 1 slopes.
+    Parameters are the leading axis, so that every operation runs along memory. ``size`` = 3 K - 1 is how many there are
+    per value: K widths, K heights, K - 1 slopes.
 
     Args:
         bins: K.
@@ -37,43 +38,32 @@ class RationalQuadratic(nn.Module):
     def __init__(self, bins: int, bound: float):
         super().__init__()
         self.bins, self.bound, self.size = bins, bound, 3 * bins - 1
-        self.share = 1 - bins * SMALLEST_BIN  # of the box that is left once each bin has the smallest width
-        # Rows x, y, slope; columns knots 0 .. K. What the parameters say is added to the inner columns.
-        ramp = torch.arange(bins + 1) * SMALLEST_BIN
-        ramp[-1] = 1.0
-        slope = torch.full((bins + 1,), SMALLEST_SLOPE)
-        slope[0] = slope[-1] = 1.0
-        self.register_buffer("base", torch.stack([ramp, ramp, slope]), persistent=False)
-        self.register_buffer("pair", torch.tensor([0, 1]), persistent=False)
+        # Knot k lies at the sum of the first k shares, once each bin has the smallest width.
+        sums = torch.ones(bins + 1, bins).tril(-1) * (1 - bins * SMALLEST_BIN)
+        least = torch.arange(bins + 1.0)[:, None] * SMALLEST_BIN
+        self.register_buffer("sums", sums.expand(2, -1, -1), persistent=False)  # (2, K+1, K)
+        self.register_buffer("least", least, persistent=False)  # (K+1, 1)
 
-    def forward(
-        self, x: torch.Tensor, params: torch.Tensor, inverse: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map x of shape (n, d) with parameters (n, d, size); return y (n, d) and log dy/dx (n, d).
+    def forward(self, x: torch.Tensor, params: torch.Tensor, inverse: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map x of any shape, with parameters (size, \\*shape), to y and log dy/dx.
 
         ``inverse`` takes y and returns x and log dx/dy.
         """
-        knots = self._knots(params)  # (n, d, 3, K+1), in units of the box
+        shape, x, params = x.shape, x.reshape(-1), params.reshape(self.size, -1)
         inside = x.clamp(-self.bound, self.bound)
-        u = (inside + self.bound) / (2 * self.bound)
-        row = 1 if inverse else 0
-        k = (u[..., None] >= knots[..., row, 1:-1]).sum(-1)  # (n, d)
-        ends = (k[..., None, None] + self.pair).expand(*k.shape, 3, 2)
-        left, right = knots.gather(-1, ends).unbind(-1)  # (n, d, 3)
-        x0, y0, d0 = left.unbind(-1)
-        d1 = right[..., 2]
-        width, height = (right - left)[..., :2].unbind(-1)
-        v, log_slope = (_backward if inverse else _forward)(u, x0, y0, width, height, d0, d1)
+        u = (inside + self.bound) / (2 * self.bound)  # (N,), in units of the box
+        shares = params[: 2 * self.bins].unflatten(0, (2, self.bins)).softmax(1)
+        knots = torch.baddbmm(self.least, self.sums, shares)  # (2, K+1, N): x and y of the knots
+        k = (u >= knots[int(inverse), 1:-1]).sum(0)  # (N,)
+        ends = torch.stack([k, k + 1])  # (2, N)
+        (x0, x1), (y0, y1) = knots.gather(1, ends.expand(2, -1, -1))
+        # softplus(0 + log(e^(1 - least) - 1)) = 1 - least: parameters of zero give slopes of one, as beyond the ends.
+        raw = F.pad(params[2 * self.bins :], (0, 0, 1, 1)).gather(0, ends)
+        d0, d1 = F.softplus(raw + math.log(math.expm1(1 - SMALLEST_SLOPE))) + SMALLEST_SLOPE
+        v, log_slope = (_backward if inverse else _forward)(u, x0, y0, x1 - x0, y1 - y0, d0, d1)
         # Beyond the box u stands still at its edge, where the slope is one, and the rest is passed on.
-        return (2 * self.bound) * v - self.bound + (x - inside), log_slope
-
-    def _knots(self, params: torch.Tensor) -> torch.Tensor:
-        n_bins = self.bins
-        shares = params[..., : 2 * n_bins].unflatten(-1, (2, n_bins)).softmax(-1)
-        inner = shares.cumsum(-1)[..., :-1] * self.share  # (n, d, 2, K-1)
-        # softplus(0 + log(e^(1 - least) - 1)) = 1 - least: parameters of zero give slopes of one.
-        slopes = F.softplus(params[..., None, 2 * n_bins :] + math.log(math.expm1(1 - SMALLEST_SLOPE)))
-        return self.base + F.pad(torch.cat([inner, slopes], -2), (1, 1))
+        y = torch.add(x - inside, v, alpha=2 * self.bound) - self.bound
+        return y.view(shape), log_slope.view(shape)
 
 
 def _forward(u, x0, y0, width, height, d0, d1):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from plausible.nn.mlp import Dropout
 from plausible.nn.time import TimeEmbedding
 
 SMALLEST = 4  # an image of this height or width is not halved again
@@ -81,7 +82,7 @@ class _Residual(nn.Module):
         self.conv_in, self.conv_out = nn.Conv2d(c_in, c_out, 3, padding=1), nn.Conv2d(c_out, c_out, 3, padding=1)
         self.of_told = nn.Linear(told, c_out)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:

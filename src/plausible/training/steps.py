@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from plausible.nn import Dropout
 from plausible.training.events import Batch
 
 
@@ -90,16 +91,21 @@ class minimise:
         self.ema = ema
         self.average = [p.detach().clone() for p in self.parameters] if ema else []
         self._steps = 0
+        self._dropouts = [m for m in module.modules() if isinstance(m, Dropout)]
         device = self.parameters[0].device.type
         self._autocast = torch.autocast(device, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
 
     def __call__(self, batch: Batch, rng: torch.Generator) -> Mapping[str, torch.Tensor]:
         self.optimiser.zero_grad(set_to_none=True)
+        for dropout in self._dropouts:
+            dropout.rng = rng
         with self._autocast:
             losses = self.loss(batch.z, batch.c, rng=rng)  # (n,)
         losses = losses.float() if losses.dtype == torch.bfloat16 else losses
         weight = batch.weight
         loss = losses.mean() if weight is None else (losses * weight).sum() / weight.sum().clamp_min(1e-12)
+        for dropout in self._dropouts:
+            dropout.rng = None
         loss.backward()
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from plausible.base import Module, Traits
 from plausible.heads import N_UNIFORMS, Heads
 from plausible.neural import Neural
-from plausible.nn import activation
+from plausible.nn import Dropout, activation
 from plausible.options import OptionError, estimator, option
 from plausible.randomness import uniform
 from plausible.space import Space
@@ -63,7 +63,7 @@ class _MADE(Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.direct = nn.Linear(n_features, size, bias=False) if direct else None
         self.of_context = nn.ModuleList(nn.Linear(n_context, b, bias=False) for b in widths[1:] if n_context)
-        self.nonlinearity, self.dropout = activation(nonlinearity), nn.Dropout(dropout)
+        self.nonlinearity, self.dropout = activation(nonlinearity), Dropout(dropout)
         self.degrees = [_degrees(h, space.dims, lowest=0 if n_context else 1) for h in hidden]
         position = torch.stack([_position(space.dims, s) for s in range(orderings)])
         self.register_buffer("position", position, persistent=False)  # (S, D), from 1

@@ -1,0 +1,348 @@
+"""The one loop: what it counts, keeps, resumes, and says when something goes wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import plausible as pl
+from plausible.errors import BudgetWarning, DivergedError, DivergedWarning, InterruptedWarning, ModelFileError
+from plausible.neural import Watch
+from plausible.training import Events, alternate, count, em, minimise, run
+from plausible.training.checkpoint import write_atomically
+
+
+class Quadratic(nn.Module):
+    """loss(z) = (z - m)^2: the mean of the events is the minimum."""
+
+    def __init__(self, start=0.0):
+        super().__init__()
+        self.m = nn.Parameter(torch.tensor([float(start)]))
+        self.seen = 0
+
+    def loss(self, z, c=None, *, rng=None):
+        self.seen += len(z)
+        return (z - self.m).square().sum(1)
+
+
+def events(n=100, mean=3.0, seed=0):
+    return Events(torch.randn(n, 1, generator=torch.Generator().manual_seed(seed)) + mean)
+
+
+def fit(module, data=None, *, epochs=5, batch_size=10, seed=0, step=None, **settings):
+    step = step or minimise(module, learning_rate=settings.pop("learning_rate", 0.1))
+    rng = torch.Generator().manual_seed(seed)
+    return run(step, data or events(), epochs=epochs, batch_size=batch_size, rng=rng, **settings)
+
+
+def correlated(n=400, seed=0):
+    x = np.random.default_rng(seed).normal(size=(n, 1))
+    return np.concatenate([x, x + 0.3 * np.random.default_rng(seed + 1).normal(size=(n, 1))], 1)
+
+
+def test_every_example_is_seen_once_an_epoch_and_every_batch_is_an_update():
+    module = Quadratic()
+    step = minimise(module)
+    fit(module, events(95), epochs=3, step=step)
+    assert module.seen == 3 * 95
+    assert step._steps == 3 * 10  # nine batches of ten and one of five
+    assert int(step.optimiser.state[module.m]["step"]) == 30
+
+
+def test_the_order_comes_from_the_generator_alone():
+    orders = [torch.cat([b.z for b in events().batches(7, torch.Generator().manual_seed(s))]) for s in (0, 0, 1)]
+    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+    assert torch.equal(orders[0].sort(0).values, orders[2].sort(0).values)
+
+
+def test_minimise_reaches_the_minimum_and_weights_move_it():
+    data = events(200)
+    module = Quadratic()
+    fit(module, data, epochs=100, step=minimise(module, learning_rate=0.1, schedule="cosine"))
+    assert module.m.item() == pytest.approx(data.x.mean().item(), abs=0.02)
+    weight = (data.x[:, 0] > 3).double()
+    weighted = Quadratic()
+    fit(weighted, Events(data.x, weight=weight), epochs=100, step=minimise(weighted, learning_rate=0.1, schedule="cosine"))
+    assert weighted.m.item() == pytest.approx(data.x[data.x > 3].mean().item(), abs=0.02)
+
+
+def test_early_stopping_keeps_the_best_state():
+    module = Quadratic()
+    values = iter([5.0, 1.0, 2.0, 3.0, 4.0, 0.0])
+    states = []
+
+    def watch():
+        states.append(module.m.item())
+        return next(values)
+
+    history = fit(module, epochs=200, batch_size=100, watch=watch, patience=3)
+    assert history.stopped == "patience" and history.best == 1.0
+    assert history.kept_epoch == 40  # the second look: one every 20 steps
+    assert module.m.item() == states[1] != states[-1]
+
+
+def test_ema_is_what_is_watched_and_kept():
+    module, average = Quadratic(), []
+    step = minimise(module, learning_rate=0.1, ema=0.9)
+    history = fit(module, epochs=20, batch_size=100, step=step, watch=lambda: average.append(module.m.item()) or 0.0)
+    expected, m = 0.0, []
+    twin = Quadratic()
+    twin_step = minimise(twin, learning_rate=0.1)
+    rng = torch.Generator().manual_seed(0)
+    for k in range(1, 21):
+        twin_step(next(events().batches(100, rng)), rng)
+        decay = min(0.9, (1 + k) / (10 + k))
+        expected = decay * expected + (1 - decay) * twin.m.item()
+        m.append(twin.m.item())
+    assert history.kept_epoch == 20
+    assert module.m.item() == pytest.approx(expected, abs=1e-5) == pytest.approx(average[-1], abs=1e-5)
+    assert abs(module.m.item() - m[-1]) > 0.01
+
+
+def test_clipping_bounds_the_gradient():
+    module = Quadratic(start=1000.0)
+    step = minimise(module, clip_norm=0.5)
+    rng = torch.Generator().manual_seed(0)
+    step(next(events().batches(50, rng)), rng)
+    assert module.m.grad.norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_the_cosine_schedule_ends_at_zero():
+    step = minimise(Quadratic(), learning_rate=0.2, schedule="cosine")
+    rates = []
+    for share in (0.0, 0.5, 1.0):
+        step.progress(share)
+        rates.append(step.rate)
+    assert rates == pytest.approx([0.2, 0.1, 0.0])
+
+
+def test_a_budget_ends_training_and_is_forecast():
+    class Slow(Quadratic):
+        def loss(self, z, c=None, *, rng=None):
+            end = time.perf_counter() + 0.002  # work, for a known time
+            while time.perf_counter() < end:
+                pass
+            return super().loss(z, c, rng=rng)
+
+    module = Slow()
+    with pytest.warns(BudgetWarning, match=r"all 100000 epochs of it would take about .* after about \d+"):
+        history = fit(module, epochs=100_000, budget=0.3, watch=lambda: module.m.item() ** 2, name="it")
+    assert history.stopped == "budget" and history.kept_epoch is not None
+
+
+def test_divergence_before_anything_was_learned_is_an_error():
+    with pytest.raises(DivergedError, match=r"diverged in epoch 1.*learning_rate"):
+        fit(Quadratic(start=float("nan")))
+
+
+def test_divergence_later_keeps_the_last_good_state():
+    module = Quadratic()
+    looks = []
+
+    def watch():
+        looks.append(module.m.item())
+        return 1.0 if len(looks) < 3 else float("nan")
+
+    with pytest.warns(DivergedWarning, match="epoch 6.*state of epoch 2 was kept.*learning_rate"):
+        history = fit(module, epochs=50, watch=watch)
+    assert history.stopped == "diverged" and module.m.item() == looks[0]
+
+
+def test_control_c_keeps_the_best_state_and_says_so():
+    module = Quadratic()
+    looks = []
+
+    def watch():
+        looks.append(module.m.item())
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        return -len(looks)
+
+    with pytest.warns(InterruptedWarning, match="state of epoch 4 was kept"):
+        history = fit(module, epochs=50, watch=watch)
+    assert history.stopped == "interrupted" and module.m.item() == looks[1]
+
+
+def test_control_c_before_the_first_look_keeps_the_present_state():
+    class Interrupting(Quadratic):
+        def loss(self, z, c=None, *, rng=None):
+            if self.seen >= 50 and self.training:
+                raise KeyboardInterrupt
+            return super().loss(z, c, rng=rng)
+
+    module = Interrupting()
+    data = events()
+    with pytest.warns(InterruptedWarning):
+        history = fit(module, data, watch=Watch(module, data))
+    assert len(history.rows) == 1 and module.m.item() != 0.0
+
+
+def test_alternate_moves_disjoint_parameters_in_turn():
+    class Game(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+        def player_loss(self, z, c=None, *, rng=None):
+            return ((self.a - 1) ** 2 + 0 * self.b).expand(len(z))
+
+        def opponent_loss(self, z, c=None, *, rng=None):
+            return ((self.b - 2) ** 2 + 0 * self.a).expand(len(z))
+
+    game = Game()
+    player = minimise(game, parameters=[game.a], loss="player_loss", learning_rate=0.05)
+    opponent = minimise(game, parameters=[game.b], loss="opponent_loss", learning_rate=0.05)
+    fit(game, epochs=20, step=alternate(player, opponent, opponent_steps=4))
+    assert (player._steps, opponent._steps) == (50, 200)
+    assert game.a.item() == pytest.approx(1, abs=0.1) and game.b.item() == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("way", [count, em])
+def test_counting_in_two_halves_is_counting_at_once(way):
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.total = self.n = 0.0
+
+        def summarise(self, z, weight):
+            self.total, self.n = self.total + z.sum(), self.n + len(z)
+            return torch.zeros(())
+
+        def update(self):
+            self.mean, self.total, self.n = self.total / self.n, 0.0, 0.0
+
+    data, means = events(100), []
+    for size in (None, 50):
+        module = Mean()
+        fit(module, data, epochs=1, batch_size=size, step=way(module))
+        means.append(float(module.mean))
+    assert means[0] == pytest.approx(means[1], abs=1e-6) == pytest.approx(data.x.mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema": 0.9, "schedule": "cosine"}, {"weight_decay": 0.1}])
+def test_a_resumed_fit_equals_an_uninterrupted_one(tmp_path, settings):
+    X, path = correlated(), tmp_path / "fit.ckpt"
+    settings = {"hidden": (8,), "epochs": 12, "random_state": 0, "batch_size": 16, "dropout": 0.2, **settings}
+    whole = pl.MADE(**settings).fit(X)
+    interrupted = pl.MADE(**settings, checkpoint=str(path), checkpoint_every=0.0)
+
+    class Killed(BaseException):
+        pass
+
+    from plausible.training.loop import _Run
+
+    original = _Run._look
+
+    def die(self):
+        result = original(self)
+        if self.epoch == 6:  # after the checkpoint of epoch 4
+            raise Killed
+        return result
+
+    _Run._look = die
+    try:
+        with pytest.raises(Killed):
+            interrupted.fit(X)
+    finally:
+        _Run._look = original
+    assert path.exists()
+    resumed = pl.MADE(**settings, checkpoint=str(path), resume=True).fit(X)
+    assert np.array_equal(resumed.log_prob(X), whole.log_prob(X))
+    assert resumed.history_["epoch"].tolist() == whole.history_["epoch"].tolist()
+    assert not path.exists()  # nothing is left to resume
+
+
+def test_resume_after_kill_9(tmp_path):
+    """The real thing: a process killed without warning, and another that goes on."""
+    path, done = tmp_path / "fit.ckpt", tmp_path / "model.plausible"
+    script = f"""
+import numpy as np, plausible as pl, sys, torch
+torch.set_num_threads(1)
+x = np.random.default_rng(0).normal(size=(2000, 1))
+X = np.concatenate([x, x + 0.3], 1) + 0.1 * np.random.default_rng(1).normal(size=(2000, 2))
+settings = dict(hidden=(8,), epochs=30, batch_size=8, random_state=0, patience=None)
+if sys.argv[1] == "whole":
+    model = pl.MADE(**settings).fit(X)
+else:
+    model = pl.MADE(**settings, checkpoint={str(path)!r}, checkpoint_every=0.0, resume=True).fit(X)
+model.save({str(done)!r})
+print(model.log_prob(X).sum().hex(), len(model.history_))
+"""
+    first = subprocess.Popen([sys.executable, "-c", script, "part"])
+    deadline = time.monotonic() + 120
+    while not path.exists() and first.poll() is None and time.monotonic() < deadline:
+        os.sched_yield()
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert path.exists() and not done.exists(), "the fit ended before it could be killed"
+    second, whole = (
+        subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True).stdout
+        for how in ("part", "whole")
+    )
+    assert second == whole
+
+
+def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
+    X, path = correlated(), tmp_path / "fit.ckpt"
+    from plausible.training.checkpoint import Checkpoint
+
+    Checkpoint(path, "other", resume=False, every=0.0).save_if_due(lambda: ({"a": torch.zeros(1)}, {}))
+    with pytest.raises(ModelFileError, match="another fit.*remove it"):
+        pl.MADE(hidden=(4,), epochs=2, checkpoint=str(path), resume=True).fit(X)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ModelFileError, match="cannot resume"):
+        pl.MADE(hidden=(4,), epochs=2, checkpoint=str(path), resume=True).fit(X)
+
+
+def test_writing_atomically_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_bfloat16_trains_to_the_same_quality():
+    X = correlated(1000)
+    scores = [
+        pl.MADE(hidden=(64,), epochs=20, random_state=0, precision=p).fit(X).score(X) for p in ("float32", "bfloat16")
+    ]
+    assert scores[1] == pytest.approx(scores[0], abs=0.1)
+
+
+def test_tensorboard_is_written_when_asked_for(tmp_path):
+    pytest.importorskip("tensorboard")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pl.MADE(hidden=(4,), epochs=2, tensorboard=str(tmp_path), random_state=0).fit(correlated(100))
+    assert any("tfevents" in p.name for p in tmp_path.iterdir())
+
+
+def test_history_is_a_table_with_the_kept_epoch():
+    model = pl.MADE(hidden=(8,), epochs=40, random_state=0).fit(correlated())
+    history = model.history_
+    assert list(history.columns) == ["epoch", "loss", "held_out", "seconds", "learning_rate"]
+    best = history.loc[history["held_out"].idxmin()]
+    assert best["epoch"] == model.kept_epoch_
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_fits_and_scores_like_the_cpu():
+    X = correlated(2000)
+    on_gpu = pl.MADE(hidden=(32,), epochs=30, random_state=0, device="cuda").fit(X)
+    on_cpu = pl.MADE(hidden=(32,), epochs=30, random_state=0, device="cpu").fit(X)
+    assert on_gpu.score(X) == pytest.approx(on_cpu.score(X), abs=0.05)
+    assert on_gpu.sample(10, random_state=0).shape == (10, 2)
