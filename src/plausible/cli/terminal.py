@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -165,13 +165,3 @@ class Steps:
             left = spent / done * (total - done)
         parts = [f"{spent / done:.1f} s a model"] if done else []
         return ", ".join([*parts, *([f"{left:.0f} s left"] if left is not None else [f"{spent:.0f} s"])])
-
-
-# --------------------------------------------------------------------------------------------------------- tables
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines, columns one under the other; the last one may be of any length."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)

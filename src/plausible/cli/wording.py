@@ -1,0 +1,152 @@
+"""A fitted model and a family, described for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plausible.cli.flags import flags_of
+
+SHOWN_COLUMNS, SHOWN_EPOCHS, SHOWN_LEVELS = 24, 8, 6
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines, columns one under the other; the last one may be of any length."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def size(path: Path) -> str:
+    """Of a file: ``24 kB``."""
+    from plausible.evaluate.wording import size as in_words
+
+    return in_words(path.stat().st_size)
+
+
+# --------------------------------------------------------------------------------------------------- fitted models
+
+
+def one_line(model: Any) -> str:
+    """The estimator as it would be written in Python, settings that are not the default only."""
+    flags = {f.name: f.default for f in flags_of(type(model))}
+    changed = {k: getattr(model, k) for k, v in flags.items() if getattr(model, k) != v}
+    return f"{type(model).__name__}({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
+
+
+def fitted(model: Any) -> str:
+    """What came of a fit, in a line."""
+    text = f"{one_line(model)}: {model.n_parameters_:,} parameters, fitted in {model.fit_seconds_:.3g} s"
+    held_out = model.history_["held_out"].min() if "held_out" in model.history_ else float("nan")
+    if held_out == held_out:
+        text += f", held-out loss {held_out:.4g} at epoch {model.kept_epoch_} of {_last_epoch(model)}"
+    return text
+
+
+def _last_epoch(model: Any) -> int:
+    return int(model.history_["epoch"].iloc[-1])
+
+
+def described(model: Any, stored: dict, path: Path) -> str:
+    """All that is known of a fitted model; `stored` is the JSON of its file."""
+    versions = ", ".join(f"{k} {v}" for k, v in stored["versions"].items())
+    context = model.context_space_
+    rows = [
+        ("family", stored["family"]),
+        ("model", one_line(model)),
+        ("examples", model.space_.describe()),
+        ("context", "none" if context is None else ", ".join(c.name for c in context.columns)),
+        ("log_prob", "none" if model.likelihood_kind_ is None else model.likelihood_kind_.replace("_", " ")),
+        ("measure", model.space_.measure),
+        ("parameters", f"{model.n_parameters_:,}"),
+        ("fitted in", f"{model.fit_seconds_:.3g} s, {_ended(model)}"),
+        ("seed", str(model.random_state)),
+        ("file", f"{size(path)}, format {stored['format']}, {versions}"),
+        ("fingerprint", f"{model.fingerprint_} (of the training data)"),
+    ]
+    return "\n".join([aligned(rows), *_columns(model.space_), *_history(model.history_)])
+
+
+def _ended(model: Any) -> str:
+    """How the training ended: ``43 epochs (patience), the state of epoch 33 kept``."""
+    if not len(model.history_):
+        return "in one pass"
+    last = _last_epoch(model)
+    return f"{last} epoch{'' if last == 1 else 's'} ({model.stopped_}), the state of epoch {model.kept_epoch_} kept"
+
+
+def _columns(space: Any) -> list[str]:
+    if space.type != "table":
+        return []
+    rows = [(c.name, c.kind, _some(c.levels) if c.levels else "") for c in space.columns[:SHOWN_COLUMNS]]
+    more = [f"... ({space.dims} in all)"] if space.dims > SHOWN_COLUMNS else []
+    return ["", aligned([("column", "kind", "levels"), *rows]), *more]
+
+
+def _history(history: Any) -> list[str]:
+    """A few rows of the learning curve, the best of them among these."""
+    if "held_out" not in history or len(history) < 2:
+        return []
+    step = -(-len(history) // SHOWN_EPOCHS)
+    best = int(history["held_out"].argmin()) if history["held_out"].notna().all() else 0
+    chosen = history.iloc[sorted({*range(0, len(history), step), best, len(history) - 1})]
+    rows = [
+        (str(int(epoch)), f"{loss:.4f}", f"{held_out:.4f}", f"{seconds:.3g}")
+        for epoch, loss, held_out, seconds in zip(
+            *(chosen[c] for c in ("epoch", "loss", "held_out", "seconds")), strict=True
+        )
+    ]
+    return ["", aligned([("epoch", "loss", "held out", "seconds"), *rows])]
+
+
+def _some(values: Sequence) -> str:
+    more = f", ... ({len(values)} in all)" if len(values) > SHOWN_LEVELS else ""
+    return ", ".join(str(v) for v in values[:SHOWN_LEVELS]) + more
+
+
+# -------------------------------------------------------------------------------------------------------- families
+
+
+def catalogue() -> str:
+    """Every family with its traits, a line each."""
+    from plausible import registry
+
+    rows = [("name", "log_prob", "examples", "columns", "missing", "context", "")]
+    for name in registry.names():
+        cls = registry.get(name)
+        rows.append((name, *_traits(cls.traits).values(), summary(cls)))
+    return aligned(rows)
+
+
+def family(name: str, cls: type) -> str:
+    """One family: what it is, what it can do, its options."""
+    doc = (cls.__doc__ or "").split("\n    Args:")[0].split("\n    Examples:")[0]
+    prose = "\n".join(line.strip() for line in doc.strip().splitlines())
+    traits = {**_traits(cls.traits), "given": cls.traits.given or "no", "latent": _yes(cls.traits.latent)}
+    rows = [("option", "value", "default", "")]
+    for f in flags_of(cls):
+        rows.append((f.switch if f.is_switch else f.flag, "" if f.is_switch else f.values, f.default_text, f.help))
+    return f"{name}: {prose}\n\n{aligned([*traits.items()])}\n\n{aligned(rows)}"
+
+
+def summary(cls: type) -> str:
+    """The first line of the docstring."""
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _traits(traits: Any) -> dict[str, str]:
+    from plausible.space import KINDS
+
+    kinds = "all kinds" if traits.kinds >= set(KINDS) else ", ".join(k for k in KINDS if k in traits.kinds)
+    return {
+        "log_prob": (traits.density or "none").replace("_", " "),
+        "examples": ", ".join(e for e in ("table", "image", "text", "series") if e in traits.events),
+        "columns": kinds,
+        "missing": _yes(traits.missing),
+        "context": _yes(traits.context),
+    }
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
