@@ -1,8 +1,8 @@
 """Model files: one zip of ``model.json`` and ``tensors.safetensors``.
 
-No pickle, no code, no import by path. A family is looked up by name in the registry, its arguments are JSON, its numbers
-are raw tensors: opening a stranger's file can do nothing but fail with a message. What a file claims is compared with what
-it holds before any memory is taken.
+No pickle, no code, no import by path. A family is looked up by name in the registry, its arguments are JSON, its
+numbers are raw tensors: opening a stranger's file can do nothing but fail with a message. What a file claims is
+compared with what it holds before any memory is taken.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ModelFileError(f"{path} is not a plausible model: {JSON} has no format number")
     if described["format"] > FORMAT:
         raise ModelFileError(
-            f"{path} has format {described['format']}, this version of plausible reads up to {FORMAT}; upgrade plausible"
+            f"{path} has format {described['format']}, this plausible reads up to {FORMAT}; upgrade plausible"
         )
     try:
         return described, unpack(blob)

@@ -1,7 +1,8 @@
 """Settings of an estimator: what a family's arguments are, said once.
 
-An estimator is a keyword-only dataclass. ``option(...)`` gives a field its default, its help and the values it may take;
-from these come the checks before a fit, the class docstring's list of arguments and the flags of the command line.
+An estimator is a keyword-only dataclass. ``option(...)`` gives a field its default, its help and the values it may
+take; from these come the checks before a fit, the class docstring's list of arguments and the flags of the command
+line.
 """
 
 from __future__ import annotations

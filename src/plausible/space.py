@@ -120,15 +120,16 @@ class Column:
         if self.levels:
             chosen = np.clip(codes, 0, self.n_levels - 1).astype(int)
             if self.dtype.startswith("category"):
-                ordered = self.kind == "ordinal"
+                ordered = self.dtype.endswith("ordered")
                 values = pd.Categorical.from_codes(chosen, categories=list(self.levels), ordered=ordered)
                 return pd.Series(values)
             values = pd.Series(np.array(self.levels, dtype=object)[chosen])
         elif self.dtype.startswith("datetime64"):
             zone = {"utc": True} if "," in self.dtype else {}  # datetime64[us, Europe/Rome] has one
             values = pd.Series(pd.to_datetime(np.round(codes * 1e9).astype("int64"), **zone))
+            values = values.dt.round(self.dtype.removeprefix("datetime64[").split(",")[0].rstrip("]"))  # not truncated
         else:
-            values = pd.Series(np.round(codes) if self.kind == "count" else codes)
+            values = pd.Series(_fitting(np.round(codes) if self.kind == "count" else codes, self.dtype))
         return values.astype(self.dtype)
 
 
@@ -192,9 +193,10 @@ class Space:
 
 @dataclass(frozen=True)
 class Table(Space):
-    """Rows of a DataFrame, or of a 2-D array when `array_dtype` is given."""
+    """Rows of a DataFrame (`numbered` if its names are integers), or of a 2-D array when `array_dtype` is given."""
 
     array_dtype: str | None = None
+    numbered: bool = False
     type: ClassVar[str] = "table"
     unit: ClassVar[str] = "column"
 
@@ -233,7 +235,8 @@ class Table(Space):
 
         codes = x.detach().cpu().double().numpy()
         if self.array_dtype is None:
-            return pd.DataFrame({c.name: c.decode(codes[:, d]) for d, c in enumerate(self.columns)})
+            frame = pd.DataFrame({c.name: c.decode(codes[:, d]) for d, c in enumerate(self.columns)})
+            return frame.rename(columns=int) if self.numbered else frame
         values = [c.decode(codes[:, d]).to_numpy() for d, c in enumerate(self.columns)]
         holes = np.isnan(codes).any() and np.dtype(self.array_dtype).kind in "biu"
         return np.stack(values, 1).astype(np.float64 if holes else self.array_dtype)
@@ -272,6 +275,8 @@ class Image(Space):
             return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float64))
         if not np.isfinite(X).all() or X.min(initial=0) < 0 or X.max(initial=0) >= pixel.n_levels:
             raise SpaceError(f"expected pixel values 0 to {pixel.n_levels - 1}, got {X.min()} to {X.max()}")
+        if X.dtype.kind == "f" and (X != np.round(X)).any():
+            raise SpaceError(f"expected the integers 0 to {pixel.n_levels - 1} as pixel values, got fractions")
         return torch.from_numpy(np.ascontiguousarray(X).astype(np.uint8))
 
     def decode(self, x: torch.Tensor) -> np.ndarray:
@@ -434,12 +439,18 @@ def infer(X: Any, how: str | dict | Space | None = None) -> Space:
     if wanted not in (None, "table", "image", "series", "text"):
         raise DataError(f"space must be 'table', 'image', 'series', 'text', a dict or a Space; got {how!r}")
     if isinstance(X, str) or (wanted in (None, "text") and _all_strings(X)):
+        _check_no_kinds(kinds, "text")
         return _infer_text(X)
+    if wanted == "text":
+        raise DataError(f"space='text' needs a string or a list of strings, got {type(X).__name__}")
     if isinstance(X, pd.DataFrame):
+        if wanted in ("image", "series"):
+            raise DataError(f"space={wanted!r} needs an array of 3 or 4 dimensions, got a DataFrame")
         return _infer_frame(X, kinds)
     array = np.asarray(X.cpu() if isinstance(X, torch.Tensor) else X) if not _is_sparse(X) else X
     ndim = getattr(array, "ndim", 0)
     if ndim in (3, 4) and array.dtype != object:
+        _check_no_kinds(kinds, "images and series")
         if len(array) == 0:
             raise DataError(f"found an array of shape {array.shape} with no examples in it")
         if wanted == "table":
@@ -477,7 +488,8 @@ def _infer_frame(frame, kinds: dict[str, str]) -> Table:
     _check_overrides(kinds, names)
     _check_rows(*frame.shape)
     found = [_infer_column(name, frame.iloc[:, d], kinds.get(name)) for d, name in enumerate(names)]
-    return Table(tuple(c for c, _ in found), (len(names),), _guesses(found))
+    numbered = all(isinstance(n, numbers.Integral) for n in frame.columns)
+    return Table(tuple(c for c, _ in found), (len(names),), _guesses(found), numbered=numbered)
 
 
 def _infer_matrix(X: np.ndarray, kinds: dict[str, str]) -> Table:
@@ -524,12 +536,15 @@ def _infer_column(name: str, series, kind: str | None) -> tuple[Column, str | No
     if isinstance(series.dtype, pd.CategoricalDtype):
         levels = tuple(_plain(v) for v in series.cat.categories)
         guess = "ordinal" if series.cat.ordered else "binary" if len(levels) == 2 else "categorical"
-        return _levels_column(name, kind or guess, levels, "category"), None
+        dtype = "category, ordered" if series.cat.ordered else "category"
+        return _levels_column(name, kind or guess, levels, dtype), None
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
+        if kind not in (None, "real"):
+            raise DataError(f"column {name!r} holds dates, which are real; make them strings to use them as {kind}")
         return _real_column(name, _seconds(known), dtype), None
     if pd.api.types.is_bool_dtype(series.dtype):
         _check_varies(name, known.unique())
-        return Column(name, "binary", (False, True), dtype), None
+        return _levels_column(name, kind or "binary", (False, True), dtype), None
     if not pd.api.types.is_numeric_dtype(series.dtype):
         levels = tuple(sorted({_plain(v) for v in known.unique()}, key=lambda v: (str(type(v)), v)))
         return _levels_column(name, kind or ("binary" if len(levels) == 2 else "categorical"), levels, dtype), None
@@ -577,6 +592,9 @@ def _levels_column(name: str, kind: str, levels: tuple, dtype: str) -> Column:
             f"If it is an identifier or free text, drop it (--drop {name}); otherwise group its rare values"
         )
     _check_varies(name, levels)
+    odd = [v for v in levels if not isinstance(v, (str, bool, int, float))]  # what a file can hold
+    if odd:
+        raise DataError(f"column {name!r} holds {type(odd[0]).__name__} objects; turn them into strings or numbers")
     return Column(name, kind, levels, dtype)
 
 
@@ -623,6 +641,8 @@ def _infer_text(X: str | Iterable[str], window: int = 64) -> Text:
     if isinstance(X, str):
         if len(X) < 2:
             raise DataError(f"the text has {len(X)} characters; there is nothing to learn")
+        if len(set(X)) == 1:
+            raise DataError(f"every character of the text is {X[0]!r}; there is nothing to learn")
         return Text.of(sorted(set(X)), min(window, len(X)), end=False)
     strings = [str(s) for s in X]
     _check_rows(len(strings), 1)
@@ -647,6 +667,11 @@ def _check_rows(n: int, d: int) -> None:
         raise DataError(f"found 0 sample(s) (shape=(0, {d})) while a minimum of 2 is required: the data are empty")
     if n == 1:
         raise DataError("found n_samples=1 while a minimum of 2 is required: one example tells of no distribution")
+
+
+def _check_no_kinds(kinds: dict[str, str], what: str) -> None:
+    if kinds:
+        raise DataError(f"kinds by column ({_some(list(kinds))}) are for tables; {what} have none")
 
 
 def _check_overrides(kinds: dict[str, str], names: list[str]) -> None:
@@ -684,6 +709,15 @@ def _seconds(series):
 
     seconds = (series - pd.Timestamp(0, tz=getattr(series.dt, "tz", None))) / pd.Timedelta(seconds=1)
     return seconds.astype(float)
+
+
+def _fitting(codes: np.ndarray, dtype: str) -> np.ndarray:
+    """Round what is to be an integer, and keep it within its type: a cast would truncate and wrap around."""
+    name = dtype.lower()
+    if not name.startswith(("int", "uint")):
+        return codes
+    limits = np.iinfo(name)
+    return codes.round() if name.endswith("64") else codes.round().clip(limits.min, limits.max)
 
 
 def _plain(value: Any) -> Any:

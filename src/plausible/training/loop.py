@@ -176,8 +176,8 @@ class _Run:
             if self._forecast > 1.2 * self.budget:
                 epochs = max(int(self.epochs * self.budget / self._forecast), 1)
                 warnings.warn(
-                    f"all {self.epochs} epochs of {self.name} would take about {_duration(self._forecast)}; the budget of "
-                    f"{_duration(self.budget)} ends it after about {epochs}, unless early stopping does so before",
+                    f"all {self.epochs} epochs of {self.name} would take about {_duration(self._forecast)}; the budget "
+                    f"of {_duration(self.budget)} ends it after about {epochs}, unless early stopping does so before",
                     BudgetWarning,
                     stacklevel=2,
                 )

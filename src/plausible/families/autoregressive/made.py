@@ -2,8 +2,8 @@ r"""Masked autoencoder for distribution estimation.
 
     p(x) = prod_d p(x_d | x_<d)
 
-All D conditionals come from one net. A hidden unit of degree m sees only the inputs at positions 1 .. m of the ordering;
-the parameters of the dimension at position k see only hidden units of degree below k:
+All D conditionals come from one net. A hidden unit of degree m sees only the inputs at positions 1 .. m of the
+ordering; the parameters of the dimension at position k see only hidden units of degree below k:
 
     mask_in[h, i] = [m_h >= k_i],   mask[h, h'] = [m_h >= m_h'],   mask_out[d, h] = [k_d > m_h]
 

@@ -1,8 +1,8 @@
 r"""Densities of single columns, for the families that are made of them.
 
-Columns fall into two groups: *tables* (binary, categorical, ordinal up to 32 levels), which have a probability per level,
-and *normals* (real; count and finer ordinal, which are lattices), which have a mean and a deviation. On a lattice the
-normal is discretised exactly,
+Columns fall into two groups: *tables* (binary, categorical, ordinal up to 32 levels), which have a probability per
+level, and *normals* (real; count and finer ordinal, which are lattices), which have a mean and a deviation. On a
+lattice the normal is discretised exactly,
 
     P(k) = Phi((k + h - m) / s) - Phi((k - h - m) / s),   2 h the step,
 

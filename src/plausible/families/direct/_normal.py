@@ -4,8 +4,8 @@ For observed cells o and missing cells m of a row,
 
     E[x_m | x_o] = mu_m + S_mo S_oo^-1 (x_o - mu_o),     Cov[x_m | x_o] = S_mm - S_mo S_oo^-1 S_om.
 
-Rows that miss the same cells share a pattern. All patterns are handled in one batch: with M the diagonal of the observed
-cells, M S M + (I - M) is S_oo beside an identity, which has the determinant of S_oo and leaves zeros alone.
+Rows that miss the same cells share a pattern. All patterns are handled in one batch: with M the diagonal of the
+observed cells, M S M + (I - M) is S_oo beside an identity, which has the determinant of S_oo and leaves zeros alone.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def moments(
 
 
 def _patterns(missing: torch.Tensor, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the patterns (P, D) of observed cells, the pattern of each row, and the factors of their S_oo (P, D, D)."""
+    """Return the patterns (P, D) of observed cells, that of each row (n,), and the factors of their S_oo (P, D, D)."""
     kinds, which = torch.unique(missing, dim=0, return_inverse=True)
     observed = (~kinds).to(covariance.dtype)
     padded = observed[:, :, None] * covariance * observed[:, None, :] + torch.diag_embed(1 - observed)

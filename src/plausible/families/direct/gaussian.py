@@ -6,8 +6,8 @@ With missing cells there is no closed form; EM with the expectations of ``_norma
 same maximum of the marginal likelihood. Discrete ordered columns are dequantised, which makes the likelihood a bound,
 and mapped to the whole line, so that no mass lies outside their levels.
 
-References: Anderson, An Introduction to Multivariate Statistical Analysis, 2003, chapter 3. Little and Rubin, Statistical
-Analysis with Missing Data, 2019, section 11.2.
+References: Anderson, An Introduction to Multivariate Statistical Analysis, 2003, chapter 3. Little and Rubin,
+Statistical Analysis with Missing Data, 2019, section 11.2.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@ Every real or count column is cut into bins; a cell k = (k_1, ..., k_D) is one b
 
     P(k) = (c_k + a q_k) / (n + a),     q_k = prod_d q_d(k_d),     p(x) = P(k(x)) / |k(x)|
 
-with c_k the number of training rows in the cell, q the product of the columns' own smoothed frequencies and |k| the volume
-of the cell. The a pseudo-rows, spread as if the columns were independent, give cells without rows their mass; a is chosen by
-leave-one-out likelihood, so that a table with too many cells for its rows falls back to the product of its columns. Only
-cells with rows are stored: memory grows with the data, not with the number of cells.
+with c_k the number of training rows in the cell, q the product of the columns' own smoothed frequencies and |k| the
+volume of the cell. The a pseudo-rows, spread as if the columns were independent, give cells without rows their mass;
+a is chosen by leave-one-out likelihood, so that a table with too many cells for its rows falls back to the product of
+its columns. Only cells with rows are stored: memory grows with the data, not with the number of cells.
 
-References: Scott, On optimal and data-based histograms, 1979. Rudemo, Empirical choice of histograms, 1982 (choice of the
-bins by leave-one-out). Good, The Estimation of Probabilities, 1965 (smoothing towards independence).
+References: Scott, On optimal and data-based histograms, 1979. Rudemo, Empirical choice of histograms, 1982 (choice of
+the bins by leave-one-out). Good, The Estimation of Probabilities, 1965 (smoothing towards independence).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@ r"""The product of the columns: the baseline in every comparison.
 
     p(x) = prod_d p_d(x_d)
 
-Each p_d is as good as a one-dimensional density gets: a table of smoothed frequencies for a column of levels, a mixture of M
-normals (discretised for counts), fitted by EM, for the rest. What a better model gains over this one, it gained from the
-dependence between the columns.
+Each p_d is as good as a one-dimensional density gets: a table of smoothed frequencies for a column of levels, a
+mixture of M normals (discretised for counts), fitted by EM, for the rest. What a better model gains over this one, it
+gained from the dependence between the columns.
 
 Reference: Bishop, Pattern Recognition and Machine Learning, 2006, sections 2.2 and 9.2.
 
