@@ -25,6 +25,7 @@ from plausible.evaluate.two_sample import TwoSample
 from plausible.space import Space, Table
 
 TESTS = ("c2st", "mmd", "sliced_wasserstein")
+CUT_SHORT = "the comparison was interrupted"
 
 
 @dataclass(eq=False)
@@ -182,6 +183,12 @@ class Comparison:
     def best(self) -> Any:
         """The fitted model at the top, or None if none could be fitted."""
         return next((self.models[r.name] for r in self.rows if r.status == "ok"), None)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether an interrupt ended the comparison, or the last fit of it, early."""
+        stopped = any(getattr(model, "stopped_", None) == "interrupted" for model in self.models.values())
+        return stopped or any(row.why == CUT_SHORT for row in self.rows)
 
     @property
     def table(self) -> Any:
