@@ -227,6 +227,8 @@ def compare(
     page = found.report(page)
     say("")
     say(f"Wrote {page} and {page.with_suffix('.json')}")
+    if found.interrupted:
+        raise fail("interrupted; what had been found by then is in the report", INTERRUPTED)
 
 
 def fit(
