@@ -82,11 +82,12 @@ class Bins(Transform):
         """Mean log density of each row under the histogram of the others, smoothed by a pseudo-row per row."""
         self._cut(x, [m] * x.shape[1])
         z, log_c = self(x)
-        _, which, counts = torch.unique(z, dim=0, return_inverse=True, return_counts=True)
-        mine = counts[which].double()
-        smooth = sum(torch.bincount(k.long())[k.long()].double().div(len(z)).log() for k in z.T)
-        log_p = ((mine - 1 + smooth.exp()) / len(z)).log() + log_c
-        return float(log_p.mean() if weight is None else (log_p * weight).sum() / weight.sum())
+        w = torch.ones(len(z), dtype=torch.float64, device=z.device) if weight is None else weight
+        n = w.sum()
+        others = (_total(torch.unique(z, dim=0, return_inverse=True)[1], w) - 1).clamp_min(0)
+        smooth = sum((_total(k.long(), w) / n).clamp_min(1e-300).log() for k in z.T)
+        log_p = ((others + smooth.exp()) / n).log() + log_c
+        return float((w * log_p).sum() / n)
 
     def output(self, space: Space) -> Space:
         def binned(column, m):
@@ -150,3 +151,8 @@ def _middle(values: np.ndarray) -> np.ndarray:
     low, high = np.quantile(values, [0.001, 0.999])
     kept = values[(values >= low) & (values <= high)]
     return kept if kept.size > 1 and kept.min() < kept.max() else values
+
+
+def _total(which: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """The summed weight of all rows that share a value with each row: indices and weights (n,) -> (n,)."""
+    return torch.zeros(int(which.max()) + 1, dtype=w.dtype, device=w.device).index_add_(0, which, w)[which]
