@@ -2,9 +2,9 @@ r"""Finite mixtures of products, fitted by EM.
 
     p(x) = sum_k w_k p_k(x),    p_k(x) = N(x_R; mu_k, S_k)  prod_{d in G} N(x_d; m_kd, s_kd)  prod_{d in T} P_kd(x_d)
 
-R are the real columns (with a full covariance; with a diagonal one they join G), G the lattices (counts and fine ordinal
-columns, whose normals are discretised), T the tables (binary, categorical, ordinal). A mixture of Gaussians, of
-Bernoullis or of categoricals is what remains when the data have one kind of column.
+R are the real columns (with a full covariance; with a diagonal one they join G), G the lattices (counts and fine
+ordinal columns, whose normals are discretised), T the tables (binary, categorical, ordinal). A mixture of Gaussians,
+of Bernoullis or of categoricals is what remains when the data have one kind of column.
 
     E-step: r_nk = w_k p_k(x_n) / p(x_n)            M-step: weighted frequencies, means and covariances
 
@@ -31,7 +31,7 @@ from plausible.training import Events, History, em, run
 
 RIDGE = 1e-6  # added to variances of about one
 FULL_UP_TO = 64  # real columns for which 'auto' takes a full covariance
-ROWS = 4096  # rows of features at a time, so that they stay in cache
+IN_CACHE = 400_000  # numbers that a core's cache holds: features of so many rows are made and used at a time
 START_ITERATIONS = 10  # of every restart, before the best one is carried on
 
 
@@ -92,7 +92,7 @@ class _Mixture(Module):
         _, mean, variance, centre, covariance = self._whole
         self.centre.copy_(centre.expand_as(self.centre))  # what missing reals are taken for, at first
         self.covariance.copy_(covariance.expand_as(self.covariance))
-        self._sums = self._statistics(z[rows], r if w is None else r * w[:, None])
+        self._sums = self._statistics(z[rows], (r if w is None else r * w[:, None]).T.contiguous())
         self.update()
 
     def _scaled(self, z: torch.Tensor) -> torch.Tensor:
@@ -108,12 +108,12 @@ class _Mixture(Module):
         """The E-step over all rows, in pieces that stay in cache."""
         total, weights = 0.0, 0.0
         natural = self._natural()
-        for part in _parts(len(z)):
+        for part in _parts(len(z), IN_CACHE // max(sum(self._sizes), 1)):
             joint, features = self._log_joint(z[part], natural)
-            log_p = joint.logsumexp(1)
-            r = (joint - log_p[:, None]).exp()
+            r = joint.softmax(0)
+            log_p = joint.amax(0) - r.amax(0).log()  # the same component: r_k = w_k p_k / p, without a second exp
             w = torch.ones_like(log_p) if weight is None else weight[part]
-            r = r * w[:, None]
+            r = r if weight is None else r.mul_(w)
             total, weights = total - (w * log_p).sum(), weights + w.sum()
             new = self._statistics(z[part], r, features)
             self._sums = new if self._sums is None else [a.add_(b) for a, b in zip(self._sums, new, strict=True)]
@@ -141,7 +141,7 @@ class _Mixture(Module):
         self.covariance.copy_((scatter + a * covariance) / n[:, :, None] + ridge)
 
     def _natural(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """log w_k p_k as a linear function of the features: (F, K) and (K,). Lattices count as continuous here."""
+        """log w_k p_k as a linear function of the features: (K, F) and (K, 1). Lattices count as continuous here."""
         columns, k, r = self.columns, self.components, self.columns.n_reals
         variance = self.variance.maximum(columns.floor.square())
         parts = [self.log_levels.T, (self.mean / variance).T, (-0.5 / variance).T]
@@ -160,37 +160,49 @@ class _Mixture(Module):
             parts += [linear.T, quadratic.T]
             constant = constant - 0.5 * (linear * self.centre).sum(1) - r * LOG_SQRT_2PI
             constant = constant - cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
-        return torch.cat(parts).contiguous() if parts else constant.new_zeros(0, k), constant
+        return torch.cat(parts).T.contiguous() if parts else constant.new_zeros(k, 0), constant[:, None]
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Of the groups of features: levels, x, x^2, y, y y'."""
+        c = self.columns
+        return [c.n_levels, c.n_normals, c.n_normals, c.n_reals, len(self.upper[0])]
 
     def _features(self, z: torch.Tensor) -> torch.Tensor:
-        x, y = z[:, self.columns.normals], z[:, self.columns.reals]
-        parts = [self.columns.one_hot(z)] if self.columns.n_levels else []
-        parts += [x, x * x] if self.columns.n_normals else []
-        parts += [y, y[:, self.upper[0]] * y[:, self.upper[1]]] if self.columns.n_reals else []
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        """(F, n): a row per feature, so that products of columns run along memory."""
+        features = z.new_empty(sum(self._sizes), len(z))
+        levels, x, squares, y, products = features.split(self._sizes)
+        if self.columns.n_levels:
+            levels.copy_(self.columns.one_hot(z).T)
+        torch.index_select(z.T, 0, self.columns.normals, out=x)
+        torch.mul(x, x, out=squares)
+        torch.index_select(z.T, 0, self.columns.reals, out=y)
+        start = 0
+        for i in range(len(y)):  # the order of `upper`
+            torch.mul(y[i:], y[i], out=products[start : start + len(y) - i])
+            start += len(y) - i
+        return features
 
     def _log_joint(self, z, natural) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """log w_k p_k(x) with shape (n, K), and the features where no cell is missing."""
+        """log w_k p_k(x) with shape (K, n), and the features where no cell is missing."""
         if z.isnan().any():
-            return self._log_joint_exact(z), None
+            return self._log_joint_exact(z).T.contiguous(), None
         theta, constant = natural
         features = self._features(z)
-        return torch.addmm(constant, features, theta), features
+        return torch.addmm(constant, theta, features), features
 
     def _statistics(self, z, r, features=None) -> list[torch.Tensor]:
-        """Sums over rows, weighted by r (n, K): sizes, levels, x, x^2, y, y y'."""
-        columns, k, count = self.columns, self.components, self.columns.n_reals
+        """Sums over rows, weighted by r (K, n): sizes, levels, x, x^2, y, y y'."""
+        k, count = self.components, self.columns.n_reals
         if features is None and not z.isnan().any():
             features = self._features(z)
         if features is None:
-            return self._statistics_missing(z, r)
-        sums = r.T @ features  # (K, F)
-        sizes = [columns.n_levels, columns.n_normals, columns.n_normals, count, len(self.upper[0])]
-        levels, x1, x2, y1, upper = sums.split(sizes, 1)
-        y2 = sums.new_zeros(k, count, count)
+            return self._statistics_missing(z, r.T)
+        levels, x1, x2, y1, upper = (r @ features.T).split(self._sizes, 1)
+        y2 = r.new_zeros(k, count, count)
         y2[:, self.upper[0], self.upper[1]] = upper
         y2[:, self.upper[1], self.upper[0]] = upper
-        return [r.sum(0), levels, x1, x2, y1, y2]
+        return [r.sum(1), levels, x1, x2, y1, y2]
 
     def _statistics_missing(self, z, r) -> list[torch.Tensor]:
         x, y = z[:, self.columns.normals], z[:, self.columns.reals]
@@ -279,8 +291,8 @@ class Mixture(Generative):
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
         if len(train) < self.n_components:
             raise DataError(
-                f"Mixture(n_components={self.n_components}) needs at least as many examples, got n_samples={len(train)}; "
-                "use fewer components"
+                f"Mixture(n_components={self.n_components}) needs at least as many examples, "
+                f"got n_samples={len(train)}; use fewer components"
             )
         z = train.take(torch.arange(len(train), device=train.x.device)).z.flatten(1).double()
         events = Events(z, None, train.weight, None, torch.float64)
@@ -300,8 +312,9 @@ class Mixture(Generative):
         return improve(self.max_iter)
 
 
-def _parts(n: int) -> list[slice]:
-    return [slice(start, start + ROWS) for start in range(0, n, ROWS)]
+def _parts(n: int, rows: int = 4096) -> list[slice]:
+    rows = min(max(rows, 256), 4096)
+    return [slice(start, start + rows) for start in range(0, n, rows)]
 
 
 def _mean(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
