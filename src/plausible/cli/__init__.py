@@ -1,7 +1,7 @@
 """The command line: ``plausible compare DATA`` and the rest. It knows no family by name.
 
 commands   what a command does: read its arguments, call the library, print
-flags      options made from the signatures of the estimators
+flags      options, from the signatures of the estimators
 inputs     data with their context, as they are named on the command line
 wording    a fitted model and a family, described
 terminal   errors in one sentence, progress on a terminal, quiet in a pipe

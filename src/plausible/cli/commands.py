@@ -1,6 +1,6 @@
 """The commands: compare, fit, sample, score, info, families, check.
 
-A command reads its arguments, calls the library, and prints. Options of a family are made from the signature of its
+A command reads its arguments, calls the library, and prints. Options of a family come from the signature of its
 estimator (`plausible.cli.flags`); no family is known here by name. torch and pandas are imported by the command that
 needs them, not by ``plausible --help``.
 """
@@ -109,9 +109,9 @@ def _tailored(command: Any, function: Any, family: str | None, see: str) -> Any:
         return command
     single = typer.Typer(rich_markup_mode="rich", add_completion=False)
     single.command(command.name, epilog=command.epilog)(with_settings(function, registry.get(family)))
-    made = typer.main.get_command(single)
-    made.see = f"plausible {see.format(family)}"
-    return made
+    tailored = typer.main.get_command(single)
+    tailored.see = f"plausible {see.format(family)}"
+    return tailored
 
 
 def _dashed(arg: str) -> str:
@@ -409,7 +409,7 @@ def check(
 ) -> None:
     """Audit a model: does it keep the promises that every model makes?
 
-    It is fitted some twenty times to small made-up data. The exit code is 1 if a promise is broken.
+    It is fitted some twenty times to small data of known truth. The exit code is 1 if a promise is broken.
     """
     from plausible.checks import check_model
 
@@ -418,10 +418,8 @@ def check(
         audit = check_model(estimator, on_fail="report", random_state=seed)
     print(wording.aligned([("check", "outcome", ""), *((o.name, o.status, o.detail) for o in audit)]))
     if audit.failed:
-        broken = ", ".join(audit.failed)
-        raise fail(
-            f"{type(estimator).__name__} breaks {len(audit.failed)} of {len(audit.outcomes)} promises: {broken}", 1
-        )
+        broken = f"{len(audit.failed)} of {len(audit.outcomes)} promises are broken: {', '.join(audit.failed)}"
+        raise fail(f"{type(estimator).__name__}: {broken}", 1)
 
 
 app.command(epilog=_examples(f"check {OTHER}", "check NAME --epochs 5", "check adult.plausible"))(with_settings(check))

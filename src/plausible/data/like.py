@@ -11,7 +11,7 @@ import pandas as pd
 
 from plausible.data import tables, texts
 from plausible.data.images import read_images
-from plausible.data.read import ARRAYS, DELIMITED, PARQUET, _gunzip, _load, _load_array, _naming, windows
+from plausible.data.read import ARRAYS, JSON, PARQUET, _gunzip, _load_array, _load_parquet, _naming, windows
 from plausible.errors import DataError, ReadError, SpaceError
 from plausible.space import Series, Space, Table, Text
 
@@ -48,19 +48,21 @@ def _raw(path: Path, space: Space, key: str | None) -> Any:
         return read_images(path)
     if path.stat().st_size == 0:
         raise ReadError("the file is empty; expected at least one example")
-    suffix, raw = path.suffix.lower(), None
+    suffix = path.suffix.lower()
     if suffix in ARRAYS:
         return _load_array(path, key)[0]
+    if suffix in PARQUET:
+        return _load_parquet(path)
+    raw = path.read_bytes()
     if suffix == ".gz":
-        raw, suffix = _gunzip(path.read_bytes()), Path(path.stem).suffix.lower()
+        raw, suffix = _gunzip(raw), Path(path.stem).suffix.lower()
+    if b"\0" in raw:
+        raise ReadError(f"this is a binary file of a kind that is not known; expected {space.describe()}")
+    text = texts.decode(raw)
     if isinstance(space, Text):
-        text = texts.decode(path.read_bytes() if raw is None else raw)
         return texts.items(text) if space.end else text
-    if suffix in PARQUET or suffix not in DELIMITED and raw is None and not isinstance(space, Table):
-        return _load(path, None, key, None)[0]
-    if suffix in (".json", ".jsonl", ".ndjson"):
-        return tables.read_json(texts.decode(path.read_bytes() if raw is None else raw))
-    text = texts.decode(path.read_bytes() if raw is None else raw)
+    if suffix in JSON:
+        return tables.read_json(text)
     return _delimited(text, space, tabs=suffix in (".tsv", ".tab"))
 
 
@@ -96,8 +98,8 @@ def _fitting(found: Any, space: Space) -> Any:
         return found
     if not isinstance(found, np.ndarray):
         raise SpaceError(f"expected {space.describe()}, got {type(found).__name__}")
-    side = space.shape[-1]
-    return found.reshape(len(found), *space.shape[-2:]) if found.ndim == 2 and found.shape[1] == side**2 else found
+    flat = found.ndim == 2 and found.shape[1] == space.dims == space.shape[-2] * space.shape[-1]
+    return found.reshape(len(found), *space.shape[-2:]) if flat else found
 
 
 def _table(found: Any, space: Table) -> Any:
@@ -125,10 +127,10 @@ def _check_columns(frame: pd.DataFrame, wanted: list[str]) -> None:
 def _tidied(column: Any, values: pd.Series) -> pd.Series:
     values = tables.tidy_column(column.name, values)
     if column.dtype.startswith("datetime") and tables.is_words(values):
-        try:
-            return pd.to_datetime(values, format=tables.date_format(values))
-        except ValueError:
-            raise SpaceError(f"column {column.name!r} was fitted on dates, got {values.dropna().iloc[0]!r}") from None
+        format = tables.date_format(values)
+        if format is None:
+            raise SpaceError(f"column {column.name!r} was fitted on dates, got {values.dropna().iloc[0]!r}")
+        return pd.to_datetime(values, format=format)
     return values
 
 

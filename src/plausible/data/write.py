@@ -82,7 +82,7 @@ def _packed(X: Any, suffix: str, space: Space) -> bytes:
     elif suffix == ".parquet":
         _frame(X, space).to_parquet(out, index=False)
     elif suffix == ".jsonl":
-        return _frame(X, space).to_json(orient="records", lines=True, force_ascii=False).encode()
+        return _frame(X, space).to_json(orient="records", lines=True, force_ascii=False, date_format="iso").encode()
     elif suffix == ".txt":
         return as_text(X, space).encode()
     else:
