@@ -72,7 +72,7 @@ def change_of_units(bench: Bench) -> str:
             if not worst < 1e-6:
                 most = moved[np.abs(moved).argmax()]
                 raise Broken(
-                    f"on {case.name}, with reals multiplied by {s:g}, log_prob misses its shift by up to {most:.4g} nats"
+                    f"on {case.name}, reals multiplied by {s:g}, log_prob misses its shift by up to {most:.3g} nats"
                     f" (mean {moved.mean():.4g})"
                 )
     return f"largest deviation {worst:.1g}, relative"
