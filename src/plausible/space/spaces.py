@@ -1,0 +1,311 @@
+"""Spaces: columns in a shape, and the ways between the user's data and codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from plausible.errors import DataError, SpaceError
+from plausible.space.column import KINDS, Column, some
+from plausible.space.matrix import as_matrix
+
+
+@dataclass(frozen=True)
+class Space:
+    """Columns in a shape. Transforms map one such space to another; the user's own spaces are the subclasses.
+
+    Args:
+        columns: the D dimensions, in the order of a flattened example.
+        shape: the shape of one example; its entries multiply to D.
+        guesses: sentences about what was guessed, each with the way to override it.
+    """
+
+    columns: tuple[Column, ...]
+    shape: tuple[int, ...]
+    guesses: tuple[str, ...] = field(default=(), compare=False)
+
+    type: ClassVar[str] = "vector"
+    unit: ClassVar[str] = "dimension"
+
+    @property
+    def dims(self) -> int:
+        return len(self.columns)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset(c.kind for c in self.columns)
+
+    @property
+    def measure(self) -> str:
+        """The reference measure of a density on this space: 'counting', 'Lebesgue' or 'mixed'."""
+        discrete = {c.discrete for c in self.columns}
+        return "mixed" if len(discrete) == 2 else "counting" if True in discrete else "Lebesgue"
+
+    def observed(self, x: torch.Tensor) -> torch.Tensor:
+        """Count the observed dimensions of each example: (n, \\*shape) -> (n,)."""
+        flat = x.reshape(len(x), -1)
+        if not flat.is_floating_point():
+            return torch.full((len(x),), float(flat.shape[1]), dtype=torch.float64)
+        return (~flat.isnan()).sum(1).double()
+
+    def replace(self, columns: Iterable[Column]) -> Space:
+        """Return the plain space with other columns in the same shape: what a transform makes of this one."""
+        return Space(tuple(columns), self.shape)
+
+    def encode(self, X: Any) -> torch.Tensor:
+        raise TypeError(f"a space of type {self.type!r} holds codes already")
+
+    decode = encode
+
+    def describe(self) -> str:
+        """One line for people: ``table of 14 columns (6 real, 8 categorical)``."""
+        counts = {k: sum(c.kind == k for c in self.columns) for k in KINDS}
+        listed = ", ".join(f"{v} {k}" for k, v in counts.items() if v)
+        return f"{self.type} of {self.dims} columns ({listed})"
+
+    def to_json(self) -> dict:
+        data = {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "columns"}
+        return {"type": self.type, **data, "columns": _pack(self.columns)}
+
+
+@dataclass(frozen=True)
+class Table(Space):
+    """Rows of a DataFrame (`numbered` if its names are integers), or of a 2-D array when `array_dtype` is given."""
+
+    array_dtype: str | None = None
+    numbered: bool = False
+    type: ClassVar[str] = "table"
+    unit: ClassVar[str] = "column"
+
+    @property
+    def names(self) -> list[str]:
+        return [c.name for c in self.columns]
+
+    def encode(self, X: Any) -> torch.Tensor:
+        import pandas as pd
+
+        if isinstance(X, pd.DataFrame) and self.array_dtype is None:
+            names = [str(n) for n in X.columns]
+            absent = [n for n in self.names if n not in names]
+            if absent:
+                raise SpaceError(f"column {absent[0]!r} is missing: expected {some(self.names)}, got {some(names)}")
+            codes = [
+                c.encode(
+                    X.iloc[:, names.index(c.name)].to_numpy(dtype=object, na_value=None)
+                    if c.levels
+                    else X.iloc[:, names.index(c.name)]
+                )
+                for c in self.columns
+            ]
+            return _compact(np.stack(codes, 1) if codes else np.empty((len(X), 0)), self.columns)
+        X = as_matrix(X)
+        if X.shape[1] != self.dims:
+            raise SpaceError(f"X has {X.shape[1]} features, but the model is expecting {self.dims} features as input")
+        first = self.columns[0]
+        if X.dtype != object and all(c.levels == first.levels and c.kind == first.kind for c in self.columns):
+            flat = replace(first, name="values").encode(X.reshape(-1))  # one look-up for all columns
+            return _compact(flat.reshape(X.shape), self.columns)
+        return _compact(np.stack([c.encode(X[:, d]) for d, c in enumerate(self.columns)], 1), self.columns)
+
+    def decode(self, x: torch.Tensor) -> Any:
+        import pandas as pd
+
+        codes = x.detach().cpu().double().numpy()
+        if self.array_dtype is None:
+            frame = pd.DataFrame({c.name: c.decode(codes[:, d]) for d, c in enumerate(self.columns)})
+            return frame.rename(columns=int) if self.numbered else frame
+        values = [c.decode(codes[:, d]).to_numpy() for d, c in enumerate(self.columns)]
+        holes = np.isnan(codes).any() and np.dtype(self.array_dtype).kind in "biu"
+        return np.stack(values, 1).astype(np.float64 if holes else self.array_dtype)
+
+
+@dataclass(frozen=True)
+class Image(Space):
+    """Images of one size, as arrays (n, H, W), (n, C, H, W) or (n, H, W, C); `shape` is always (C, H, W)."""
+
+    layout: str = "HW"
+    dtype: str = "uint8"
+    type: ClassVar[str] = "image"
+    unit: ClassVar[str] = "pixel value"
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], pixel: Column, layout: str, dtype: str, guesses=()) -> Image:
+        return cls((pixel,) * int(np.prod(shape)), shape, guesses, layout, dtype)
+
+    @property
+    def pixel(self) -> Column:
+        return self.columns[0]
+
+    def encode(self, X: Any) -> torch.Tensor:
+        X = np.asarray(X)
+        channels, height, width = self.shape
+        expected = {"HW": (height, width), "CHW": self.shape, "HWC": (height, width, channels)}[self.layout]
+        if X.shape[1:] != expected:
+            raise SpaceError(f"expected images of shape (n, {', '.join(map(str, expected))}), got {X.shape}")
+        if self.layout == "HWC":
+            X = np.moveaxis(X, 3, 1)
+        X = X.reshape(len(X), *self.shape)
+        pixel = self.pixel
+        if not pixel.levels:
+            if not np.isfinite(X).all():
+                raise DataError("the images hold NaN or infinity; replace them by numbers")
+            return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float64))
+        if not np.isfinite(X).all() or X.min(initial=0) < 0 or X.max(initial=0) >= pixel.n_levels:
+            raise SpaceError(f"expected pixel values 0 to {pixel.n_levels - 1}, got {X.min()} to {X.max()}")
+        if X.dtype.kind == "f" and (X != np.round(X)).any():
+            raise SpaceError(f"expected the integers 0 to {pixel.n_levels - 1} as pixel values, got fractions")
+        return torch.from_numpy(np.ascontiguousarray(X).astype(np.uint8))
+
+    def decode(self, x: torch.Tensor) -> np.ndarray:
+        X = x.detach().cpu().numpy().reshape(len(x), *self.shape)
+        if self.pixel.levels:
+            X = np.clip(np.round(X), 0, self.pixel.n_levels - 1)
+        X = {"HW": lambda: X[:, 0], "CHW": lambda: X, "HWC": lambda: np.moveaxis(X, 1, 3)}[self.layout]()
+        return np.ascontiguousarray(X).astype(self.dtype)
+
+    def describe(self) -> str:
+        channels, height, width = self.shape
+        depth = f"{self.pixel.n_levels} levels" if self.pixel.levels else "real values"
+        colour = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
+        return f"{colour} images of {height}x{width} pixels, {depth}"
+
+    def to_json(self) -> dict:  # one pixel stands for all
+        return {**super().to_json(), "columns": _pack(self.columns[:1])}
+
+
+@dataclass(frozen=True)
+class Text(Space):
+    """Strings over an alphabet.
+
+    With `end`, an example is one whole string: code K-1 ends it and what follows is NaN, not observed. One of full
+    length ends of itself, so that the mass of all strings is one. Without, a long text is cut into windows of `length`
+    characters, of which the last may be shorter.
+    """
+
+    end: bool = True
+    type: ClassVar[str] = "text"
+    unit: ClassVar[str] = "character"
+
+    @classmethod
+    def of(cls, alphabet: Sequence[str], length: int, end: bool, guesses=()) -> Text:
+        levels = (*alphabet, "") if end else tuple(alphabet)  # the empty string is the end of text
+        names = (f"character {t}" for t in range(length))
+        columns = tuple(Column(name, "categorical", levels, "str") for name in names)
+        return cls(columns, (length,), guesses, end)
+
+    @property
+    def length(self) -> int:
+        return self.dims
+
+    def windows(self, X: str | Sequence[str]) -> list[str]:
+        """Cut a long text into the windows it is modelled by; leave whole strings as they are."""
+        if isinstance(X, str):
+            return [X[i : i + self.length] for i in range(0, len(X), self.length)]
+        return [str(s) for s in X]
+
+    def encode(self, X: Any) -> torch.Tensor:
+        strings = self.windows(X)
+        levels = self.columns[0].levels
+        code = {c: i for i, c in enumerate(levels)}
+        longest = max(strings, key=len, default="")
+        if len(longest) > self.length:
+            raise SpaceError(
+                f"a string has {len(longest)} characters, the model was fitted on at most {self.length}: "
+                f"{longest[:40]!r}...; cut it, or fit on longer strings"
+            )
+        x = torch.full((len(strings), self.dims), torch.nan, dtype=torch.float32)
+        for i, s in enumerate(strings):
+            try:
+                codes = [code[c] for c in s]
+            except KeyError as unknown:
+                raise SpaceError(
+                    f"string {i} holds the character {unknown.args[0]!r}, which was not seen when fitting; "
+                    "remove it, or fit on text that holds it"
+                ) from None
+            if self.end and len(s) < self.length:
+                codes.append(len(levels) - 1)
+            x[i, : len(codes)] = torch.tensor(codes, dtype=torch.float32)
+        return x
+
+    def decode(self, x: torch.Tensor) -> list[str]:
+        levels = self.columns[0].levels
+        strings = []
+        for row in x.detach().cpu().tolist():
+            characters = []
+            for code in row:
+                if np.isnan(code) or not levels[int(code)]:
+                    break
+                characters.append(levels[int(code)])
+            strings.append("".join(characters))
+        return strings
+
+    def describe(self) -> str:
+        size = self.columns[0].n_levels - self.end
+        how = f"strings of at most {self.length}" if self.end else f"windows of {self.length}"
+        return f"text, {how} characters from an alphabet of {size}"
+
+    def to_json(self) -> dict:
+        return {**super().to_json(), "columns": _pack(self.columns[:1])}
+
+
+@dataclass(frozen=True)
+class Series(Space):
+    """Windows of a real time series, as arrays (n, T, C); `shape` is (T, C)."""
+
+    type: ClassVar[str] = "series"
+    unit: ClassVar[str] = "value"
+
+    @classmethod
+    def of(cls, steps: int, channels: Sequence[str], guesses=()) -> Series:
+        columns = tuple(Column(f"{name}[{t}]", "real") for t in range(steps) for name in channels)
+        return cls(columns, (steps, len(channels)), guesses)
+
+    def encode(self, X: Any) -> torch.Tensor:
+        X = np.asarray(X, dtype=np.float64)
+        if X.shape[1:] != self.shape:
+            raise SpaceError(f"expected windows of shape (n, {self.shape[0]}, {self.shape[1]}), got {X.shape}")
+        if np.isinf(X).any():
+            raise DataError("the series holds infinity; replace it by a number or by NaN for missing")
+        return torch.from_numpy(np.ascontiguousarray(X))
+
+    def decode(self, x: torch.Tensor) -> np.ndarray:
+        return x.detach().cpu().double().numpy().reshape(len(x), *self.shape)
+
+    def describe(self) -> str:
+        return f"series, windows of {self.shape[0]} steps of {self.shape[1]} channel(s)"
+
+
+SPACES: dict[str, type[Space]] = {s.type: s for s in (Space, Table, Image, Text, Series)}
+
+
+def from_json(data: dict) -> Space:
+    """Rebuild the space that `Space.to_json` described."""
+    data = dict(data)
+    kind = SPACES[data.pop("type")]
+    columns, data["shape"] = _unpack(data.pop("columns")), tuple(data["shape"])
+    data["guesses"] = tuple(data.get("guesses", ()))
+    if kind is Image:
+        return Image.of(data["shape"], columns[0], data["layout"], data["dtype"], data["guesses"])
+    if kind is Text:
+        end, levels = data["end"], columns[0].levels
+        return Text.of(levels[: len(levels) - end], data["shape"][0], end, data["guesses"])
+    return kind(columns=columns, **data)
+
+
+def _compact(codes: np.ndarray, columns: tuple[Column, ...]) -> torch.Tensor:
+    """Bytes where every code is a small level, so that 50,000 x 784 bits take 39 MB and not 314."""
+    if all(c.levels and c.n_levels <= 256 for c in columns) and not np.isnan(codes).any():
+        return torch.from_numpy(codes.astype(np.uint8))
+    return torch.from_numpy(np.array(codes, dtype=np.float64))
+
+
+def _pack(columns: Sequence[Column]) -> list[dict]:
+    return [asdict(c) for c in columns]
+
+
+def _unpack(columns: list[dict]) -> tuple[Column, ...]:
+    return tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in columns)
