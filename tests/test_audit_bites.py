@@ -88,7 +88,7 @@ def test_wrong_log_determinant():
         u, log_det = type(self).__mro__[1].forward(self, z, c)
         return u, 0.9 * log_det
 
-    short = SHORT | {"layers": 2, "transform": "affine", "epochs": 3}
+    short = SHORT | {"layers": 2, "coupling": "affine", "epochs": 3}
     refuse("mass_sums_to_one", pl.CouplingFlow, {"real"}, module={"forward": forward}, settings=short)
 
 
