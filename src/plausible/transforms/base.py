@@ -108,4 +108,4 @@ class Chain(nn.Module):
 
 def sum_over(term: torch.Tensor) -> torch.Tensor:
     """Sum a term per dimension over each example, leaving out missing cells: (n, \\*shape) -> (n,)."""
-    return torch.nan_to_num(term.reshape(len(term), -1), nan=0.0).sum(1)
+    return term.reshape(len(term), -1).nansum(1)

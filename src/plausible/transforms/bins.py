@@ -20,7 +20,6 @@ from plausible.randomness import uniform
 from plausible.space import Space
 from plausible.transforms.base import Transform, sum_over
 
-
 RULES = ("risk", "fd", "scott", "sturges")
 CANDIDATES = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128)
 
@@ -55,10 +54,13 @@ class Bins(Transform):
         if not self.cut.any():
             return
         if self.rule == "risk":
-            scores = [self._leave_one_out(x, m, weight) for m in CANDIDATES]
+            whole = ~x.isnan().any(1)
+            w = None if weight is None else weight[whole]
+            scores = [self._leave_one_out(x[whole], m, w) for m in CANDIDATES]
             self._cut(x, [CANDIDATES[int(np.argmax(scores))]] * x.shape[1])
         elif isinstance(self.rule, str):
-            chosen = [len(np.histogram_bin_edges(_middle(column), self.rule)) - 1 for column in x.T.cpu().numpy()]
+            known = [column[~np.isnan(column)] for column in x.T.cpu().numpy()]
+            chosen = [len(np.histogram_bin_edges(_middle(column), self.rule)) - 1 for column in known]
             self._cut(x, [min(max(m, 1), CANDIDATES[-1] * 4) for m in chosen])
         else:
             self._cut(x, [int(self.rule)] * x.shape[1])
@@ -66,8 +68,11 @@ class Bins(Transform):
     def _cut(self, x: torch.Tensor, bins: list[int]) -> None:
         edges = []
         for d, m in enumerate(bins):
-            low, high = x[:, d].min().item(), x[:, d].max().item()
+            known = x[~x[:, d].isnan(), d]
+            low, high = known.min().item(), known.max().item()
             low = low if self.floor[d].isinf() else self.floor[d].item()
+            if self.real[d] and low == high:  # a pixel that never changes: one unit about it
+                low, high = low - 0.5, high + 0.5
             if self.real[d]:
                 edges.append(np.linspace(low, high, m + 1))
             else:  # between integers, so that every bin holds at least one of them
@@ -121,9 +126,8 @@ class Bins(Transform):
         beyond = torch.where(lower, low - x, x - high)
         tails = torch.where(self.real, -beyond / self.tail - self.tail.log(), self._log_geometric(beyond))
         log_c = torch.where(lower | upper, tails, inside)
-        return torch.where(self.cut, z.double(), x).reshape(shape), sum_over(
-            torch.where(self.cut, log_c, torch.zeros_like(x))
-        )
+        z = torch.where(self.cut & ~x.isnan(), z.double(), x)
+        return z.reshape(shape), sum_over(torch.where(self.cut, log_c, torch.zeros_like(x)))
 
     def _log_geometric(self, beyond: torch.Tensor) -> torch.Tensor:
         """log P of the k-th integer (k = 0, 1, ...) past an edge that lies half a step before the first."""
@@ -143,7 +147,7 @@ class Bins(Transform):
         lattice = torch.where(lower, low - 0.5 - beyond.floor(), (x + 0.5).floor())
         lattice = torch.where(upper, high + 0.5 + beyond.floor(), lattice)
         x = torch.where(self.real, x, lattice)
-        return torch.where(self.cut, x, z).reshape(shape)
+        return torch.where(self.cut & ~z.isnan(), x, z).reshape(shape)
 
 
 def _middle(values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@ r"""Shift and scale every real and count column to mean zero and variance one.
     z_d = (x_d - m_d) / s_d          log C = - sum over real d of log s_d
 
 A count stays on a lattice, of step 1/s_d, and is measured by counting: moving lattice points changes no probability,
-so counts add nothing to log C.
+so counts add nothing to log C. Its m_d is rounded to an integer, so that the lattice still goes through zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Standardise(Transform):
         one = torch.ones(space.shape, dtype=torch.float64)
         kinds = [c.kind for c in space.columns]
         self.register_buffer("real", torch.tensor([k == "real" for k in kinds]).reshape(space.shape))
-        self.register_buffer("moved", torch.tensor([k in ("real", "count") for k in kinds]).reshape(space.shape))
+        self.register_buffer("count", torch.tensor([k == "count" for k in kinds]).reshape(space.shape))
+        self.register_buffer("moved", self.real | self.count)
         self.register_buffer("shift", torch.zeros_like(one))
         self.register_buffer("scale", one)
 
@@ -39,6 +40,7 @@ class Standardise(Transform):
         deviation = ((w * (x - mean) ** 2).sum(0) / total).sqrt()
         # A column constant on the training part (a corner of real-valued images) keeps its unit.
         deviation = torch.where(deviation > 1e-12 * mean.abs().clamp_min(1e-290), deviation, torch.ones_like(deviation))
+        mean = torch.where(self.count, mean.round(), mean)
         self.shift.copy_(torch.where(self.moved, mean, 0.0))
         self.scale.copy_(torch.where(self.moved, deviation, 1.0))
 
