@@ -92,7 +92,9 @@ def test_prints_as_a_person_would_write_it():
     images[:, 0, 0] = np.arange(10_000) % 2
     values = np.where(np.arange(10_000) % 2, -2.0, -1.0)
     found = likelihood(Fixed(images, values, "lower_bound"), images)
-    expected = "≥ -1.50 ± 0.01 nats per image (lower bound, counting measure, 10,000 images) = 0.541 bits per pixel value"
+    expected = (
+        "≥ -1.50 ± 0.01 nats per image (lower bound, counting measure, 10,000 images) = 0.541 bits per pixel value"
+    )
     assert str(found) == expected
 
 
@@ -355,7 +357,9 @@ def test_classifier_sees_a_dependence_that_no_single_column_shows():
 
 def test_classifier_p_values_are_not_small_too_often_without_a_difference():
     rng = np.random.default_rng(6)
-    found = [classifier_two_sample_test(*rng.normal(size=(2, 30, 2)), folds=3, random_state=s).p_value for s in range(40)]
+    found = [
+        classifier_two_sample_test(*rng.normal(size=(2, 30, 2)), folds=3, random_state=s).p_value for s in range(40)
+    ]
     assert np.mean(np.array(found) < 0.05) < 0.12 and np.mean(np.array(found) > 0.5) > 0.3
 
 
@@ -512,7 +516,11 @@ def test_the_truth_wins_and_its_samples_are_as_good_as_real(cube):
 
 
 def test_a_bound_never_leads_on_its_own_word(cube):
-    models = {"truth": Unit(), "boasts": Unit(kind="upper_bound", shift=5.0), "guesses": Unit(kind="estimate", shift=5.0)}
+    models = {
+        "truth": Unit(),
+        "boasts": Unit(kind="upper_bound", shift=5.0),
+        "guesses": Unit(kind="estimate", shift=5.0),
+    }
     found = compare(cube, models, n_samples=60)
     assert [r.label for r in found.rows] == ["truth", "independent", "boasts", "guesses"]
     assert found.best is found.models["Unit"] and found["boasts"].rank is None
@@ -651,3 +659,51 @@ def test_global_generators_are_left_alone(cube):
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
     compare(cube, [Unit()], n_samples=30)
     assert (np.random.get_state()[1] == before[0]).all() and torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_what_would_overdraw_the_budget_is_left_out_and_said(cube, monkeypatch):
+    monkeypatch.setattr("plausible.evaluate.judge.Purse.left", lambda purse: 0.0)
+    row = compare(cube, [Unit()], budget=1.0, n_samples=60, test_fraction=0.4)["Unit"]
+    assert row.status == "ok" and row.likelihood is None and row.c2st is None and row.novelty is not None
+    assert row.notes == [
+        "too slow for the likelihood of 158 examples inside the budget",
+        "too slow for two-sample tests inside the budget: 40 of 60 samples drawn",
+    ]
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Conditional(Unit):
+    """One that takes context, and checks that each row comes with its own."""
+
+    traits = SimpleNamespace(density="exact", missing=False, context=True)
+
+    def fit(self, X, context=None):
+        assert (context["c"].to_numpy() == X[:, 0]).all()
+        return super().fit(X)
+
+    def log_prob(self, X, context=None, importance_samples=None):
+        assert (context["c"].to_numpy() == X[:, 0]).all()
+        return super().log_prob(X)
+
+    def sample(self, n=1, *, context=None, random_state=None):
+        assert len(context) == n
+        return super().sample(n, random_state=random_state)
+
+
+def test_context_goes_to_those_that_take_it(cube):
+    found = compare(cube, [Conditional(), Unit()], context=pd.DataFrame({"c": cube[:, 0]}), n_samples=60)
+    assert found["Conditional"].status == "ok" and not found["Conditional"].notes
+    assert found["Unit"].notes == ["fitted without the context, which this family does not take"]
+    with pytest.raises(DataError, match="a row for each of 400 examples, got 7"):
+        compare(cube, [Unit()], context=np.zeros(7))
+
+
+def test_a_density_on_whole_numbers_is_a_bound_with_a_weighted_estimate_above_it():
+    images = plausible.data.bundled.load("digits")[:300, 2:5, 2:5]
+    found = compare(images, ["gaussian"], n_samples=40, importance_samples=32)
+    row = found["gaussian"]
+    assert row.likelihood.kind == "lower_bound" and row.rank is None and "≥" in str(found)
+    assert row.estimate.n_importance_samples == 32
+    gap = difference(row.estimate, row.likelihood)
+    assert gap.mean > 2 * gap.stderr
+    assert compare(images, ["gaussian"], n_samples=40, importance_samples=0)["gaussian"].estimate is None

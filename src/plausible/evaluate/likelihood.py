@@ -121,22 +121,29 @@ def likelihood(model: Any, X: Any, *, context: Any = None, importance_samples: i
         CapabilityError: the model has no likelihood.
         DataError: there are no examples, or the model returned NaN.
     """
-    log_prob = getattr(model, "log_prob", None)
-    if log_prob is None:
+    if not hasattr(model, "log_prob"):
         raise CapabilityError(
             f"{type(model).__name__} has no log_prob, so no likelihood; "
             "judge its samples with evaluate.classifier_two_sample_test, mmd or sliced_wasserstein"
         )
-    kind = model.likelihood_kind_
-    weighted = importance_samples if kind != "exact" else None
     settings = {} if context is None else {"context": context}
-    if weighted:
-        kind, settings["importance_samples"] = "estimate", weighted
-    values = np.asarray(log_prob(X, **settings), dtype=np.float64)
+    if importance_samples and model.likelihood_kind_ != "exact":
+        settings["importance_samples"] = importance_samples
+    return typed(model.log_prob(X, **settings), model, X, importance_samples=settings.get("importance_samples"))
+
+
+def typed(values: Any, model: Any, X: Any, *, importance_samples: int | None = None) -> Likelihood:
+    """Say what the values (n,) are that ``model.log_prob(X)`` returned, with or without importance samples."""
+    values, space = np.asarray(values, dtype=np.float64), model.space_
     _check(values, type(model).__name__)
-    space = model.space_
     return Likelihood(
-        values, kind, space.measure, example_name(space), space.unit, bits_per_dim(values, X, space), weighted
+        values=values,
+        kind="estimate" if importance_samples else model.likelihood_kind_,
+        measure=space.measure,
+        per=example_name(space),
+        dimension=space.unit,
+        bits_per_dim=bits_per_dim(values, X, space),
+        n_importance_samples=importance_samples,
     )
 
 
