@@ -75,8 +75,8 @@ class Row:
 
     @property
     def tied(self) -> bool:
-        """Whether it cannot be told from the best: the paired difference is within two standard errors."""
-        return self.difference is not None and not self.difference.decided
+        """Whether it cannot be told from the best: exact, and within two standard errors of the paired difference."""
+        return self.difference is not None and self.likelihood.kind == "exact" and not self.difference.decided
 
     def to_json(self, space: Space, real: dict[str, TwoSample]) -> dict:
         plain = {
@@ -313,6 +313,7 @@ def _footing(found: Comparison) -> list[str]:
         real = wording.fixed(found.real["c2st"].value, 2)
         lines.append(f"Told apart: accuracy of a classifier, samples against held-out; real against real {real}.")
     for row in found.rows:
+        lines += [f"{row.label}: {row.estimate}"] if row.estimate else []
         lines += [f"{row.label}: {note}" for note in row.notes]
     lines += [f"{row.status} {row.label}: {row.why}" for row in found.rows if row.status != "ok"]
     return lines

@@ -46,6 +46,13 @@ def head(X: Any, n: int) -> Any:
     return X.iloc[:n] if hasattr(X, "iloc") else X[:n]
 
 
+def joined(parts: list) -> Any:
+    """Examples of several parts, one after the other."""
+    if hasattr(parts[0], "iloc"):
+        return pd.concat(parts, ignore_index=True)
+    return sum(parts, []) if isinstance(parts[0], list) else np.concatenate(parts)
+
+
 def marginals(space: Space, real: torch.Tensor, made: torch.Tensor) -> list[dict]:
     """Return the distribution of single columns in real and in sampled codes, as shares of the observed cells.
 

@@ -21,7 +21,7 @@ from plausible import registry
 from plausible.data import take
 from plausible.errors import PlausibleError, PlausibleWarning
 from plausible.evaluate.comparison import Row
-from plausible.evaluate.examples import marginals, mean_image
+from plausible.evaluate.examples import joined, marginals, mean_image
 from plausible.evaluate.likelihood import finite, typed
 from plausible.evaluate.novelty import against, distances
 from plausible.evaluate.two_sample import (
@@ -35,13 +35,14 @@ from plausible.evaluate.two_sample import (
 from plausible.space import Space
 
 LEAST_ROWS = 10  # on each side of a two-sample test
-LEAST_SAMPLES = 40  # drawn however slow the model is
 LEAST_WEIGHTED = 8  # importance samples below which the estimate is hardly better than the bound
-OVERDRAFT = 4  # times its share of the budget that a model may take to draw the samples that the tests need
-PROBE = 16  # samples, or examples, on which a rate is measured
+OVERDRAFT = 3  # times what is left of its share that a model may take for what the table needs
+PROBE = 16  # samples, or examples, in the first part of many; each later part is GROWTH times as large
+GROWTH = 4
 MOST_TRAINING = 20_000  # training rows searched for the nearest one
 MOST_EPOCHS = 500  # points of a learning curve that are kept
-EVALUATION_SHARE = 0.25  # of a model's time, before it is known how long evaluations take
+EVALUATION_SHARE = 0.3  # of a model's time, before it is known how long evaluations take
+GRACE = 0.1, 1.0  # of its share, and seconds: left to a model for each thing asked of it, however late it is
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class Purse:
     waiting: int  # models to come that can be told how long to train
     evaluation: float = 0.0  # the longest so far, kept back by each of them
     ends: float = np.inf
+    grace: float = 0.0
 
     def open(self, priced: bool) -> float | None:
         """Begin with the next model; return the seconds it may train, or None if there is no limit."""
@@ -135,13 +137,13 @@ class Purse:
             return None
         now = time.perf_counter()
         share = max(self.deadline - now, 0.0) / max(self.waiting, 1)
-        self.ends = now + share
+        self.ends, self.grace = now + share, max(GRACE[0] * share, GRACE[1])
         self.waiting -= priced
         return max(share - max(self.evaluation, EVALUATION_SHARE * share), share / 2, 0.1)
 
     def left(self) -> float:
         """Seconds left of the share of the present model."""
-        return max(self.ends - time.perf_counter(), 0.0)
+        return max(self.ends - time.perf_counter(), self.grace)
 
 
 # ------------------------------------------------------------------------------------------------------ one model
@@ -261,18 +263,25 @@ def _estimate(row: Row, model: Any, task: Task, purse: Purse) -> None:
 
 def _in_time(model: Any, task: Task, purse: Purse, samples: int | None) -> np.ndarray | None:
     """log_prob of all held-out examples; None if the first parts show that it would overdraw the budget too far."""
-    n, done, parts = len(task.test_codes), 0, []
-    for size in (PROBE, 4 * PROBE, n):
+    n, done, size, parts, pace = len(task.test_codes), 0, PROBE, [], []
+    while True:
         part = slice(done, min(done + size, n))
         began = time.perf_counter()
         parts.append(_part_log_prob(model, task, part, samples))
-        seconds, done = time.perf_counter() - began, part.stop
+        pace.append((time.perf_counter() - began, part.stop - part.start))
+        done, size = part.stop, size * GROWTH
         if done == n:
-            break
-        late = (n - done) * seconds / (part.stop - part.start) > OVERDRAFT * purse.left()
-        if late and size > PROBE:  # the first part also pays for what is done once, such as copying the model
+            return np.concatenate(parts)
+        if _still(pace, n - done) > OVERDRAFT * purse.left():
             return None
-    return np.concatenate(parts)
+
+
+def _still(pace: list[tuple[float, int]], n: int) -> float:
+    """Seconds that n more would take at once, from the (seconds, size) of parts so far: a line through the last two."""
+    (before, few), (seconds, size) = ([(0.0, 0)] + pace)[-2:]
+    if len(pace) == 1 or size <= few:  # the first part also pays for what is done once
+        return seconds
+    return seconds + max((seconds - before) / (size - few), 0.0) * max(n - size, 0)
 
 
 def _part_log_prob(model: Any, task: Task, part: slice, samples: int | None) -> np.ndarray:
@@ -285,15 +294,11 @@ def _part_log_prob(model: Any, task: Task, part: slice, samples: int | None) -> 
 
 def _draw(row: Row, model: Any, task: Task, purse: Purse) -> None:
     """Samples, and how they compare with held-out examples."""
-    contexts = _context(model, task.test_context)
-    _, seconds = _timed_sample(model, min(PROBE, task.n_samples), contexts, task.seed + 1)
-    n = _affordable(task, 0.5 * purse.left() * min(PROBE, task.n_samples) / max(seconds, 1e-9))
-    samples, seconds = _timed_sample(model, n, contexts, task.seed + 2)
-    row.samples, row.samples_per_second = samples, n / max(seconds, 1e-9)
-    codes = _with_holes(task.space.encode(samples), task)
+    row.samples, row.samples_per_second = _samples(model, task, purse)
+    codes = _with_holes(task.space.encode(row.samples), task)
     row.marginals = marginals(task.space, task.test_codes, codes)
     row.mean_image = mean_image(task.space, task.test_codes, codes)
-    made = task.features(codes)
+    made, n = task.features(codes), len(codes)
     row.novelty = against(task.distances[0], distances(made, task.training), task.distances[1])
     if n < task.n_tested:  # with fewer samples a difference is harder to see, and the model would look better
         row.notes.append(f"too slow for two-sample tests inside the budget: {n} of {task.n_tested} samples drawn")
@@ -302,17 +307,21 @@ def _draw(row: Row, model: Any, task: Task, purse: Purse) -> None:
         setattr(row, name, found)
 
 
-def _affordable(task: Task, n: float) -> int:
-    """How many samples to draw where there is time for n; for those that the tests need, time is overdrawn a little."""
-    if n >= task.n_tested / OVERDRAFT:
-        n = max(n, task.n_tested)
-    return int(min(task.n_samples, max(n, LEAST_SAMPLES)))
-
-
-def _timed_sample(model: Any, n: int, contexts: dict, seed: int) -> tuple[Any, float]:
-    rows = {k: take(v, np.arange(n) % len(v)) for k, v in contexts.items()}
-    began = time.perf_counter()
-    return model.sample(n, **rows, random_state=seed), time.perf_counter() - began
+def _samples(model: Any, task: Task, purse: Purse) -> tuple[Any, float]:
+    """As many samples as are wanted and there is time for, and how many came in a second in the last part of them."""
+    contexts = _context(model, task.test_context)
+    n, parts, drawn = task.n_samples, [], 0
+    size = n if np.isinf(purse.left()) else PROBE
+    while True:
+        index = np.arange(drawn, min(drawn + size, n))
+        rows = {k: take(v, index % len(v)) for k, v in contexts.items()}
+        began = time.perf_counter()
+        parts.append(model.sample(len(index), **rows, random_state=task.seed + 1 + len(parts)))
+        seconds = max(time.perf_counter() - began, 1e-9)
+        drawn, size = drawn + len(index), size * GROWTH
+        left = purse.left() * (OVERDRAFT if drawn < task.n_tested else 0.5)
+        if drawn == n or GROWTH * seconds > left:
+            return joined(parts), len(index) / seconds
 
 
 def _with_holes(codes: torch.Tensor, task: Task) -> torch.Tensor:
