@@ -17,8 +17,8 @@ from plausible.training import Batch, Events, History, minimise, run
 from plausible.training.checkpoint import Checkpoint
 from plausible.training.progress import Progress
 
-# Below this many multiply-adds a step, autocast to bfloat16 costs more than it saves (benchmarks/README.md).
-BFLOAT16_FROM = 2.5e8
+# Below this many multiply-adds a forward pass, autocast to bfloat16 costs more than it saves (benchmarks/README.md).
+BFLOAT16_FROM = 8e7
 SEEN_FIRST = 10_000  # examples a module may look at before the first step
 
 
