@@ -72,7 +72,7 @@ class RowNoise:
 def uniform(rng: torch.Generator | RowNoise, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     """Draw uniforms in [0, 1) with the dtype and device of `like`."""
     if isinstance(rng, RowNoise):
-        return rng.uniform(shape).to(like)
+        return rng.uniform(shape).to(like).clamp_max(1 - torch.finfo(like.dtype).eps / 2)  # a cast may round to one
     _check_generator(rng)
     return torch.rand(shape, generator=rng, dtype=like.dtype, device=like.device)
 
@@ -106,6 +106,7 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
 def row_hash(x: torch.Tensor) -> torch.Tensor:
     """Hash each row: (n, *event) -> (n,) int64. Values are hashed as float64, so that 3 and 3.0 are the same row."""
     flat = x.reshape(len(x), -1).double()
-    flat = torch.where(flat == 0, torch.zeros_like(flat), flat)  # -0.0 and 0.0 are equal rows
+    flat = torch.where(flat == 0, 0.0, flat)  # -0.0 and 0.0 are equal rows
+    flat = torch.where(flat.isnan(), torch.nan, flat)  # and so are the NaN of either sign
     lanes = torch.arange(1, flat.shape[1] + 1, dtype=torch.int64, device=x.device) * _GOLDEN
     return _mix(flat.view(torch.int64) + lanes).sum(1)  # the sum wraps, as wanted
