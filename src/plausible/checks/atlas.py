@@ -82,14 +82,16 @@ class Atlas:
         with np.errstate(over="ignore"):
             return np.exp(log_p - self.log_q)
 
-    def mass_by_importance(self, model: Any, rows: int) -> np.ndarray:
-        """Return the same where log_prob is a bound, from single importance weights w, with E[w] = p.
+    def noisy_terms(self, model: Any, method: str, rows: int) -> np.ndarray:
+        """Return what the module's `log_prob` or `log_weight` says at the points, for several noises each.
 
         Args:
-            rows: about how many weights are drawn in all, several at each point.
+            model: a fitted model whose likelihood is a bound.
+            method: the name of the method of its module.
+            rows: about how many values are computed in all.
 
         Returns:
-            Independent unbiased estimates: (R, M), or where a single replicate holds all states, one for each weight.
+            (R, M, k) nats in the units of the data.
         """
         k = max(8 if len(self.log_q) == 1 else 1, rows // self.log_q.size)
         x = self.codes.to(model._device()).repeat_interleave(k, 0)
@@ -99,8 +101,16 @@ class Atlas:
         dtype = next((p.dtype for p in module.parameters()), torch.float64)
         with torch.no_grad():
             z, log_c = model.transforms_(x, rng)
-            log_w = module.log_weight(z.to(dtype), None, rng).double() + log_c
-        w = np.exp(log_w.cpu().numpy().reshape(*self.log_q.shape, k) - self.log_q[..., None])
+            terms = getattr(module, method)(z.to(dtype), None, rng).double() + log_c
+        return terms.cpu().numpy().reshape(*self.log_q.shape, k)
+
+    def mass_by_importance(self, model: Any, rows: int) -> np.ndarray:
+        """Return the same where log_prob is a bound, from single importance weights w, with E[w] = p.
+
+        Returns:
+            Independent unbiased estimates: (R, M), or where a single replicate holds all states, one for each weight.
+        """
+        w = np.exp(self.noisy_terms(model, "log_weight", rows) - self.log_q[..., None])
         return w[0].T if len(w) == 1 else w.mean(2)
 
     def cells(self, codes: torch.Tensor, n_cells: int = 100) -> np.ndarray:
