@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import plausible as pl
-from plausible.data import bundled
 
 BUDGETS = {"digits": 100, "diabetes": 50}  # seconds
 TITLES = {"digits": "Handwritten digits", "diabetes": "Patients with diabetes"}
@@ -33,7 +32,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, budget in BUDGETS.items():
         found = pl.compare(
-            bundled.load(name),
+            name,
             budget=budget,
             random_state=0,
             title=TITLES[name],
