@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-SMALLEST_BIN = 1e-3  # of the width and of the height of the box
+SMALLEST_BIN = 2.0**-10  # of the width and of the height of the box; a power of two, so that knots K and 1 agree
 SMALLEST_SLOPE = 1e-3
 
 
@@ -44,7 +44,9 @@ class RationalQuadratic(nn.Module):
         self.register_buffer("sums", sums.expand(2, -1, -1), persistent=False)  # (2, K+1, K)
         self.register_buffer("least", least, persistent=False)  # (K+1, 1)
 
-    def forward(self, x: torch.Tensor, params: torch.Tensor, inverse: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, x: torch.Tensor, params: torch.Tensor, inverse: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Map x of any shape, with parameters (size, \\*shape), to y and log dy/dx.
 
         ``inverse`` takes y and returns x and log dx/dy.

@@ -5,9 +5,13 @@ r"""Variational autoencoder: a latent code h, a decoder p(x | h), and an encoder
     log p(x) >= ELBO(x) = E_q[ log p(x | h) ] - KL(q(h | x) || p(h))
     KL = 1/2 sum_l (mu_l^2 + sigma_l^2 - 1 - 2 log sigma_l)
 
-p(x | h) = prod_d p(x_d | h): the decoder puts out the parameters of a head per column. Training takes one h = mu + sigma e,
-e ~ N(0, I), per example. With w = p(x, h) / q(h | x), E_q[w] = p(x): the mean of k such weights estimates p(x), and the
-log of that mean is a lower bound that rises with k to log p(x) (importance weighting).
+p(x | h) = prod_d p(x_d | h): the decoder puts out the parameters of a head per column. Training takes one code per
+example, h = mu + sigma e with e ~ N(0, I). With w = p(x, h) / q(h | x), E_q[w] = p(x): the mean of k such weights
+estimates p(x), and the log of that mean is on average a lower bound, which rises with k to log p(x).
+
+Held out: load_digits of scikit-learn, 8x8 pixels of 17 levels, fitted on the first 1,500 images and scored on the other
+297: -94.0 nats an image (bound), -91.3 with 50 importance samples; independent pixels have -104.9. `pytest -m slow
+tests/test_vae.py` repeats it.
 
 References: Kingma and Welling, Auto-encoding variational Bayes, 2014, https://arxiv.org/abs/1312.6114
 Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016, https://arxiv.org/abs/1509.00519
@@ -15,9 +19,8 @@ Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016, https:/
 
 from __future__ import annotations
 
-import math
-
 import torch
+from torch import nn
 
 from plausible.base import Module, Traits
 from plausible.heads import N_UNIFORMS, Heads
@@ -28,6 +31,26 @@ from plausible.randomness import normal, uniform
 from plausible.space import Space
 
 
+class _Net(nn.Module):
+    """A deep net plus a linear one: the linear part is learned at once, so that the code is put to use early."""
+
+    def __init__(self, n_in: int, n_out: int, hidden, nonlinearity: str, dropout: float = 0.0):
+        super().__init__()
+        self.deep = MLP(n_in, n_out, hidden, nonlinearity, dropout)
+        self.direct = nn.Linear(n_in, n_out, bias=False)
+        with torch.no_grad():
+            self.direct.weight.mul_(0.1)
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self.deep[-1].bias
+
+    def forward(self, *parts: torch.Tensor | None) -> torch.Tensor:
+        """Return the output (n, n_out) for the parts of the input side by side; a part may be None."""
+        x = torch.cat([part for part in parts if part is not None], 1)
+        return self.deep(x) + self.direct(x)
+
+
 class _VAE(Module):
     """Legend: n examples, D dimensions, L latent dimensions, F features of the context, P parameters of all heads."""
 
@@ -35,17 +58,16 @@ class _VAE(Module):
         super().__init__()
         self.latent, self.beta, self.dims = latent, beta, space.dims
         self.heads = Heads(space, components)
-        self.encoder = MLP(self.heads.n_features + n_context, 2 * latent, hidden, nonlinearity, dropout)
-        self.decoder = MLP(latent + n_context, self.heads.size, hidden[::-1], nonlinearity, dropout)
+        self.encoder = _Net(self.heads.n_features + n_context, 2 * latent, hidden, nonlinearity)
+        self.decoder = _Net(latent + n_context, self.heads.size, hidden[::-1], nonlinearity, dropout)
         with torch.no_grad():
-            self.encoder[-1].weight.mul_(0.1)  # start near q = p(h)
-            self.encoder[-1].bias.zero_()
-            self.decoder[-1].bias.copy_(self.heads.initial())
+            self.encoder.bias.zero_()
+            self.decoder.bias.copy_(self.heads.initial())
 
     def posterior(self, z: torch.Tensor, c: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mu and log sigma of q(h | z), each (n, L)."""
         features = self.heads.features(z.flatten(1))
-        return self.encoder(_beside(features, c)).chunk(2, 1)
+        return self.encoder(features, c).chunk(2, 1)
 
     def encode(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean code h (n, L)."""
@@ -53,7 +75,7 @@ class _VAE(Module):
 
     def decode(self, h: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         """Return the parameters (n, P) of p(z | h)."""
-        return self.decoder(_beside(h, c))
+        return self.decoder(h, c)
 
     def reconstruction(self, z: torch.Tensor, h: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         """Return log p(z | h) with shape (n,)."""
@@ -82,7 +104,7 @@ class _VAE(Module):
         return self.beta * kl - likelihood
 
     def sample(self, n, c=None, *, rng):
-        like = self.decoder[-1].weight
+        like = self.decoder.bias
         h = normal(rng, (n, self.latent), like)
         u = uniform(rng, (n, self.dims, N_UNIFORMS), like)
         return self.heads.sample(self.decode(h, c), u)
@@ -93,29 +115,37 @@ def kl_from_standard(mu: torch.Tensor, log_sigma: torch.Tensor) -> torch.Tensor:
     return 0.5 * (mu.square() + (2 * log_sigma).exp() - 1 - 2 * log_sigma).sum(1)
 
 
-def _beside(x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-    return x if c is None else torch.cat([x, c], 1)
-
-
 @estimator
 class VAE(Neural):
     """Variational autoencoder: a lower bound on the likelihood of tables (any columns), images and series.
 
-    ``log_prob`` is the bound; ``log_prob(X, importance_samples=k)`` a tighter one. ``module_.encode`` and
-    ``module_.decode`` go between examples and codes. beta != 1 changes what is learned, never what is reported.
+    ``log_prob`` is the bound; ``log_prob(X, importance_samples=k)`` is a tighter one. ``module_.encode`` and
+    ``module_.decode`` go between examples in model space and codes. beta != 1 changes what training minimises, and the
+    held-out loss in ``history_``, never what ``log_prob`` reports.
 
-    References: Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114. Burda, Grosse and Salakhutdinov, 2016,
-    https://arxiv.org/abs/1509.00519
+    References: Kingma and Welling, Auto-encoding variational Bayes, 2014, https://arxiv.org/abs/1312.6114. Burda,
+    Grosse and Salakhutdinov, Importance weighted autoencoders, 2016, https://arxiv.org/abs/1509.00519
+
+    Examples:
+        >>> import numpy as np, plausible as pl
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(2000, 1)) + 0.5 * rng.normal(size=(2000, 3))  # one cause, three readings
+        >>> model = pl.VAE(latent=1, hidden=(32,), learning_rate=5e-3, epochs=30, random_state=0).fit(X)
+        >>> tighter = model.log_prob(X, importance_samples=50).mean()
+        >>> round(model.score(X), 1), round(float(tighter), 1), round(pl.Gaussian().fit(X).score(X), 1)
+        (-3.5, -3.5, -3.5)
+        >>> model.sample(2, random_state=0).shape
+        (2, 3)
     """
 
     latent: int = option(16, "dimensions of the code", low=1)
-    hidden: tuple[int, ...] = option(
-        (256,), "widths of the hidden layers of the encoder; reversed in the decoder", low=1
-    )
+    hidden: tuple[int, ...] = option((256, 256), "widths of the encoder's hidden layers; the decoder's reversed", low=1)
     beta: float = option(1.0, "weight of the KL term in training; 1 maximises the bound", low=0)
-    components: int = option(3, "mixture components of real, count and many-levelled columns", low=1)
-    nonlinearity: str = option("relu", "of the hidden units", choices=("relu", "elu", "gelu", "silu", "tanh"))
-    dropout: float = option(0.0, "share of hidden units dropped while training", low=0)
+    components: int = option(5, "mixture components of real, count and many-levelled columns", low=1)
+    nonlinearity: str = option("silu", "of the hidden units", choices=("relu", "elu", "gelu", "silu", "tanh"))
+    dropout: float = option(0.1, "share of the decoder's hidden units dropped while training", low=0)
+    learning_rate: float = option(2e-3, "of Adam, at the start", above=0)
+    patience: int | None = option(20, "looks at the held-out loss without improvement before stopping", low=1)
 
     traits = Traits(density="lower_bound", context=True, latent=True)
 
