@@ -11,16 +11,18 @@ range is improbable but never impossible:
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from plausible.randomness import uniform
+from plausible.randomness import row_hash, uniform
 from plausible.space import Space
 from plausible.transforms.base import Transform, sum_over
 
 RULES = ("risk", "fd", "scott", "sturges")
+PSEUDO_ROWS = tuple(4.0**k for k in range(-2, 8))
 CANDIDATES = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128)
 
 
@@ -84,15 +86,21 @@ class Bins(Transform):
             self.edges[d, : len(e)] = torch.from_numpy(e)
 
     def _leave_one_out(self, x: torch.Tensor, m: int, weight: torch.Tensor | None) -> float:
-        """Mean log density of each row under the histogram of the others, smoothed by a pseudo-row per row."""
+        """Mean log density of each row under the histogram of the others, smoothed towards independence as is best."""
         self._cut(x, [m] * x.shape[1])
         z, log_c = self(x)
         w = torch.ones(len(z), dtype=torch.float64, device=z.device) if weight is None else weight
         n = w.sum()
-        others = (_total(torch.unique(z, dim=0, return_inverse=True)[1], w) - 1).clamp_min(0)
-        smooth = sum((_total(k.long(), w) / n).clamp_min(1e-300).log() for k in z.T)
-        log_p = ((others + smooth.exp()) / n).log() + log_c
-        return float((w * log_p).sum() / n)
+        log_others = (_total(row_hash(z).unique(return_inverse=True)[1], w) - 1).clamp_min(0).log()
+        log_q = torch.zeros_like(log_c)
+        for k in z.long().T:
+            log_q += ((_total(k, w) - 1).clamp_min(0) + 0.5).log() - (n - 1 + 0.5 * (k.max() + 1)).log()
+
+        def score(a: float) -> float:
+            log_p = torch.logaddexp(log_others, log_q + math.log(a)) - (n - 1 + a).log() + log_c
+            return float((w * log_p).sum() / n)
+
+        return max(map(score, PSEUDO_ROWS))
 
     def output(self, space: Space) -> Space:
         def binned(column, m):

@@ -18,6 +18,8 @@ Supervised learning from incomplete data via an EM approach, 1994.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from plausible.base import Generative, Module, Traits
@@ -82,11 +84,14 @@ class _Mixture(Module):
     def start(self, z: torch.Tensor, weight: torch.Tensor | None, seed: int) -> None:
         """Give each component the rows of one cluster of a sample of the data."""
         from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
 
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(z), generator=generator)[: max(10_000, 20 * self.components)].to(z.device)
         features = self._scaled(z[rows]).cpu().numpy()
-        clusters = KMeans(self.components, n_init=1, max_iter=5, random_state=seed % 2**32).fit(features).labels_
+        with warnings.catch_warnings():  # of fewer distinct rows than components, which the pseudo-rows bear
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            clusters = KMeans(self.components, n_init=1, max_iter=5, random_state=seed % 2**32).fit(features).labels_
         r = torch.nn.functional.one_hot(torch.from_numpy(clusters).long(), self.components).double().to(z.device)
         w = None if weight is None else weight[rows]
         _, mean, variance, centre, covariance = self._whole
