@@ -15,7 +15,7 @@ both exact and parallel. Layers come in pairs that swap the halves; between pair
 
 Held out: two moons (scikit-learn, noise 0.1, 10,000 points): -1.02 nats; the truth has -1.008. load_digits, 8x8 pixels
 of 17 levels, fitted on the first 1,500 images and scored on the other 297: -86.4 nats an image (a bound, by
-dequantisation), with affine layers -97.6; a product of independent pixels has -104.9. `pytest -m slow
+dequantisation), with affine layers -97.6; a product of independent pixels has -104.9. `pytest --all
 tests/test_flow.py` repeats them.
 
 References: Dinh, Sohl-Dickstein and Bengio, Density estimation using Real NVP, 2017, https://arxiv.org/abs/1605.08803

@@ -10,7 +10,7 @@ example, h = mu + sigma e with e ~ N(0, I). With w = p(x, h) / q(h | x), E_q[w] 
 estimates p(x), and the log of that mean is on average a lower bound, which rises with k to log p(x).
 
 Held out: load_digits of scikit-learn, 8x8 pixels of 17 levels, fitted on the first 1,500 images and scored on the other
-297: -94.0 nats an image (bound), -91.3 with 50 importance samples; independent pixels have -104.9. `pytest -m slow
+297: -94.0 nats an image (bound), -91.3 with 50 importance samples; independent pixels have -104.9. `pytest --all
 tests/test_vae.py` repeats it.
 
 References: Kingma and Welling, Auto-encoding variational Bayes, 2014, https://arxiv.org/abs/1312.6114
