@@ -39,8 +39,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elif not config.getoption("--all"):
         left_out["gpu"] = "runs on the GPU: --all"
     for item in items:
-        for mark in left_out.keys() & item.keywords.keys():
-            item.add_marker(pytest.mark.skip(reason=left_out[mark]))
+        for mark, reason in left_out.items():
+            if item.get_closest_marker(mark):  # not item.keywords, which has the folder names too
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

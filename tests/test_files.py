@@ -71,7 +71,7 @@ def test_the_same_model_gives_the_same_bytes(model, tmp_path):
 def test_a_file_holds_no_pickle_and_no_code(path):
     described, blob = parts(path)
     assert described["family"] == "made" and described["format"] == 1
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises((pickle.UnpicklingError, ValueError, LookupError, EOFError)):
         pickle.loads(blob)
 
 

@@ -224,7 +224,7 @@ class MADE(Neural):
     Examples:
         >>> import numpy as np, plausible as pl
         >>> bits = np.random.default_rng(0).integers(0, 2, (2000, 1)) ^ np.array([[0, 1, 0]])
-        >>> model = pl.MADE(hidden=(16,), epochs=30, random_state=0).fit(bits)
+        >>> model = pl.MADE(hidden=(16,), epochs=30, learning_rate=0.02, random_state=0).fit(bits)
         >>> round(model.score(bits), 1)  # three copies of one fair coin: -log 2
         -0.7
         >>> model.sample(2, random_state=0).shape
