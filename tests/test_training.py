@@ -69,7 +69,12 @@ def test_minimise_reaches_the_minimum_and_weights_move_it():
     assert module.m.item() == pytest.approx(data.x.mean().item(), abs=0.02)
     weight = (data.x[:, 0] > 3).double()
     weighted = Quadratic()
-    fit(weighted, Events(data.x, weight=weight), epochs=100, step=minimise(weighted, learning_rate=0.1, schedule="cosine"))
+    fit(
+        weighted,
+        Events(data.x, weight=weight),
+        epochs=100,
+        step=minimise(weighted, learning_rate=0.1, schedule="cosine"),
+    )
     assert weighted.m.item() == pytest.approx(data.x[data.x > 3].mean().item(), abs=0.02)
 
 

@@ -184,8 +184,16 @@ def parse(handle: TextIO, dialect: Dialect, *, dtype: dict[str, Any] | None = No
     types = {d: dtype[name] for d, name in enumerate(names) if name in dtype} if dtype else None
     try:
         found = pd.read_csv(
-            handle, sep=dialect.delimiter, header=None, na_values=list(MISSING), skipinitialspace=True, dtype=types,
-            quotechar=dialect.quote, decimal=dialect.decimal, chunksize=chunk, low_memory=False,
+            handle,
+            sep=dialect.delimiter,
+            header=None,
+            na_values=list(MISSING),
+            skipinitialspace=True,
+            dtype=types,
+            quotechar=dialect.quote,
+            decimal=dialect.decimal,
+            chunksize=chunk,
+            low_memory=False,
         )
         return _named(found, dialect) if chunk is None else _chunks(found, dialect)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as err:

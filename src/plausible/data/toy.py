@@ -165,9 +165,7 @@ def checkerboard(n: int = 1000, random_state: Any = None) -> np.ndarray:
     return Checkerboard().sample(n, random_state)
 
 
-def correlated_gaussian(
-    n: int = 1000, dims: int = 2, correlation: float = 0.8, random_state: Any = None
-) -> np.ndarray:
+def correlated_gaussian(n: int = 1000, dims: int = 2, correlation: float = 0.8, random_state: Any = None) -> np.ndarray:
     """(n, dims) float64 from `CorrelatedGaussian`."""
     return CorrelatedGaussian(dims, correlation).sample(n, random_state)
 
