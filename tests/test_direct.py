@@ -31,7 +31,8 @@ def gaussians(n: int = 400, seed: int = 0) -> np.ndarray:
 def clusters(n: int = 600, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     centres = np.array([[-4, 0], [3, 3], [4, -4]])
-    return centres[rng.integers(0, 3, n)] + rng.normal(size=(n, 2)) @ [[1, 0.5], [0, 0.7]]
+    group = rng.integers(0, 3, n)
+    return centres[group] + rng.normal(size=(n, 2)) @ [[1, 0.5], [0, 0.7]] * np.array([0.6, 1, 1.2])[group, None]
 
 
 def mixed_frame(n: int = 300, seed: int = 0) -> pd.DataFrame:
@@ -55,7 +56,7 @@ def holed(X: np.ndarray, share: float = 0.25, seed: int = 1) -> np.ndarray:
     return np.where(missing, np.nan, X)
 
 
-def mass_of_bits(model, columns) -> float:
+def mass_of_levels(model, columns) -> float:
     """Sum of the probabilities of all rows of the given levels."""
     return np.exp(model.log_prob(np.array(list(itertools.product(*columns)), dtype=float))).sum()
 
@@ -108,6 +109,19 @@ def test_independent_mixtures_of_counts_sum_to_one(low, rng):
     model = Independent(components=4).fit(X)
     every = pd.DataFrame({"n": np.arange(low and -3000, 3000)})
     assert np.exp(model.log_prob(every)).sum() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("family", [Independent, Mixture])
+def test_fine_levels_are_a_lattice_with_all_mass_between_its_ends(family, rng):
+    X = np.stack([rng.binomial(40, 0.9, 300), rng.binomial(40, 0.05, 300)], 1).astype(float)
+    model = family(space={"x0": "ordinal", "x1": "ordinal"}, random_state=0).fit(np.vstack([X, [[0, 40], [40, 0]]]))
+    assert mass_of_levels(model, [range(41)] * 2) == pytest.approx(1, abs=1e-9)
+
+
+def test_a_repeated_real_is_no_spike_without_bound(rng):
+    X = np.concatenate([np.full((100, 1), 50.0), rng.normal(size=(100, 1))])
+    highest = Independent(components=5).fit(X).log_prob(X).max()
+    assert highest < stats.norm.logpdf(0, 0, 1e-3 * X.std()) + 1e-9
 
 
 def test_independent_fits_a_column_as_well_as_scikit_learn_and_its_density_integrates_to_one(rng):
@@ -289,7 +303,7 @@ def test_mixtures_of_levels_sum_to_one_and_marginalise_by_sums(rng):
     for levels in (2, 3):
         X = (rng.integers(0, levels, (200, 1)) + (rng.random((200, 5)) < 0.3)) % levels
         model = Mixture(n_components=4, random_state=0).fit(X)
-        assert mass_of_bits(model, [range(levels)] * 5) == pytest.approx(1, abs=1e-9)
+        assert mass_of_levels(model, [range(levels)] * 5) == pytest.approx(1, abs=1e-9)
         rows = holed(X[:20].astype(float), 0.5)
         for row, log_p in zip(rows, model.log_prob(rows), strict=True):
             filled = itertools.product(*[range(levels) if np.isnan(v) else [v] for v in row])
