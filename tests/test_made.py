@@ -1,0 +1,292 @@
+"""The masked autoencoder: a distribution that sums to one, conditionals that see nothing ahead, one pass that is D."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from plausible.families.autoregressive.made import _MADE, MADE
+from plausible.heads import N_UNIFORMS
+from plausible.options import OptionError
+from plausible.space import Column, Space
+
+BIT = Column("bit", "binary", (0, 1))
+REAL = Column("real", "real")
+THREE = Column("three", "ordinal", (0, 1, 2))
+MIXED = (
+    BIT,
+    Column("colour", "categorical", ("r", "g", "b")),
+    REAL,
+    Column("count", "count", low=-1.0, step=0.25),
+    Column("pixel", "ordinal", tuple(range(64))),
+    REAL,
+)
+
+
+def net(columns, hidden=(24,), orderings=1, direct=True, n_context=0, shape=None, spread=0.7) -> _MADE:
+    """A net of random weights, so strong that every connection shows."""
+    space = Space(tuple(columns), shape or (len(columns),))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # torch's layers draw their first weights from the global generator
+        module = _MADE(space, n_context, hidden, 3, orderings, direct, "tanh", 0.0).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(spread * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return module
+
+
+def every(levels) -> torch.Tensor:
+    return torch.tensor(list(itertools.product(*levels)), dtype=torch.float64)
+
+
+def some(module: _MADE, n: int = 20, seed: int = 0):
+    """Examples, and features of a context if there is one."""
+    rng = torch.Generator().manual_seed(seed)
+    c = torch.randn(n, module.n_context, generator=rng, dtype=torch.float64) if module.n_context else None
+    return module.sample(n, c, rng=rng), c
+
+
+shapes = pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hidden": (24, 16)},
+        {"hidden": (24, 16, 20), "direct": False},
+        {"direct": False},
+        {"hidden": ()},
+        {"hidden": (3,)},
+        {"n_context": 2},
+        {"n_context": 2, "hidden": (24, 16), "direct": False},
+        {"n_context": 2, "hidden": ()},
+        {"orderings": 3},
+        {"orderings": 3, "hidden": (24, 16), "n_context": 1, "direct": False},
+    ],
+    ids=str,
+)
+
+
+# ------------------------------------------------------------------------------------------------------------ mass
+
+
+@shapes
+def test_the_probabilities_of_all_bits_sum_to_one(options):
+    module = net([BIT] * 8, **options)
+    z = every([range(2)] * 8)
+    for c in torch.randn(2, module.n_context, generator=torch.Generator().manual_seed(1), dtype=torch.float64):
+        context = c.expand(len(z), -1) if module.n_context else None
+        assert module.log_prob(z, context).exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("orderings", [1, 4])
+def test_the_probabilities_of_all_small_images_sum_to_one(orderings):
+    module = net([THREE] * 4, orderings=orderings, shape=(1, 2, 2))
+    z = every([range(3)] * 4).reshape(-1, 1, 2, 2)
+    assert module.log_prob(z).exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("orderings", [1, 2])
+def test_a_mixed_table_has_mass_one(orderings):
+    module = net([THREE, REAL, BIT, Column("count", "count", low=-1.0, step=0.5)], orderings=orderings, spread=0.3)
+    step = 0.1
+    z = every([range(3), np.arange(-12, 12, step), range(2), np.arange(-1, 40, 0.5)])
+    assert module.log_prob(z).exp().sum().item() * step == pytest.approx(1, abs=1e-4)
+
+
+def test_mean_of_the_loss_is_minus_the_mean_log_probability(draws):
+    module = net([BIT] * 5)
+    z, _ = some(module)
+    assert torch.equal(module.loss(z, rng=draws), -module.log_prob(z))
+
+
+# ---------------------------------------------------------------------------------------------------- what sees what
+
+
+@shapes
+def test_a_conditional_depends_on_all_that_is_before_it_and_nothing_else(options):
+    module = net([REAL] * 6, **options)
+    z, c = some(module, 5)
+    for s in range(module.orderings):
+        jacobian = torch.autograd.functional.jacobian(lambda v, s=s: module.conditionals(v, c, s).sum(0), z)
+        seen = jacobian.abs().sum(1)  # (parameters, D)
+        position = module.position[s]
+        before = position[None, :] < position[module.heads.owner][:, None]
+        assert seen[~before].eq(0).all()
+        wide = all(h >= 5 for h in options.get("hidden", (24,)))
+        assert seen[before].gt(0).all() or not wide
+
+
+def test_orderings_are_permutations_and_the_first_is_the_natural_one():
+    position = net([BIT] * 6, orderings=4).position
+    assert position[0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert all(sorted(p) == [1, 2, 3, 4, 5, 6] for p in position.tolist())
+    assert len({tuple(p) for p in position.tolist()}) == 4
+    assert torch.equal(position, net([BIT] * 6, orderings=4).position)  # the same in every process
+
+
+@pytest.mark.parametrize("hidden", [(24,), (24, 16), ()])
+def test_the_context_reaches_every_conditional_the_first_included(hidden):
+    module = net([BIT] * 5, hidden=hidden, n_context=2)
+    z, c = some(module, 4)
+    jacobian = torch.autograd.functional.jacobian(lambda v: module.conditionals(z, v).sum(0), c)
+    assert jacobian.abs().sum((1, 2)).gt(0).all()
+
+
+# --------------------------------------------------------------------------------------------------------- orderings
+
+
+def test_orderings_are_averaged_as_probabilities_of_whole_examples():
+    module = net([BIT] * 5, orderings=3)
+    z = every([range(2)] * 5)
+    each = torch.stack([module.log_prob_in_order(z, None, s).exp() for s in range(3)])
+    assert torch.allclose(each.sum(1), torch.ones(3, dtype=torch.float64))
+    assert not torch.allclose(each[0], each[1])
+    assert torch.allclose(module.log_prob(z).exp(), each.mean(0))
+
+
+def test_training_takes_one_ordering_at_a_time(draws):
+    module = net([BIT] * 5, orderings=3).train()
+    z, _ = some(module)
+    each = [-module.log_prob_in_order(z, None, s) for s in range(3)]
+    losses = [module.loss(z, rng=draws) for _ in range(30)]
+    found = [[s for s in range(3) if torch.equal(loss, each[s])] for loss in losses]
+    assert all(len(s) == 1 for s in found) and {s[0] for s in found} == {0, 1, 2}
+
+
+# ------------------------------------------------------------------------------------------------- one step at a time
+
+
+@shapes
+def test_steps_give_the_conditionals_of_the_full_pass(options):
+    module = net(MIXED, **options)
+    z, c = some(module)
+    for s in range(module.orderings):
+        params = module.conditionals(z, c, s)
+        state, value = module.start(len(z), c, s), None
+        for d in state.order:
+            step = module.step(state, value)
+            assert torch.allclose(step, params[:, module.heads.single(d)[1]], atol=1e-9)
+            value = z[:, d]
+
+
+@shapes
+def test_the_fast_sampler_is_the_slow_one(options):
+    module = net(MIXED, **options)
+    _, c = some(module, 50)
+    u = torch.rand(50, len(MIXED), N_UNIFORMS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    for s in range(module.orderings):
+        slow = torch.zeros(50, len(MIXED), dtype=torch.float64)
+        for d in module.position[s].argsort().tolist():  # a full pass for every dimension
+            slow[:, d] = module.heads.sample(module.conditionals(slow, c, s), u)[:, d]
+        assert torch.allclose(module.from_uniforms(u, c, s), slow, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"orderings": 3}, {"hidden": (8, 8), "direct": False}])
+def test_draws_follow_the_probabilities(options, draws):
+    module = net([BIT, THREE, BIT, BIT], **options)
+    levels = [range(2), range(3), range(2), range(2)]
+    expected = module.log_prob(every(levels)).exp().detach().numpy() * 20_000
+    z = module.sample(20_000, rng=draws).long().numpy()
+    found = np.bincount(np.ravel_multi_index(z.T, (2, 3, 2, 2)), minlength=24)
+    assert stats.chisquare(found, expected, sum_check=False).pvalue > 1e-3  # level 0.1 %
+
+
+# ------------------------------------------------------------------------------------------------------------- text
+
+FAST = {"hidden": (32,), "epochs": 15, "random_state": 0, "learning_rate": 1e-2}
+
+
+def test_the_probabilities_of_all_strings_sum_to_one(rng):
+    strings = ["".join(rng.choice(list("ab"), rng.integers(0, 5))) for _ in range(200)]
+    model = MADE(**FAST).fit(strings)
+    possible = ["".join(s) for length in range(5) for s in itertools.product("ab", repeat=length)]
+    assert np.exp(model.log_prob(possible)).sum() == pytest.approx(1, abs=1e-6)
+    drawn = model.sample(3000, random_state=0)
+    assert set(drawn) <= set(possible)
+    found = np.array([drawn.count(s) for s in possible])
+    expected = np.exp(model.log_prob(possible)) * 3000
+    assert expected.min() > 5
+    assert stats.chisquare(found, expected, sum_check=False).pvalue > 1e-3
+
+
+def test_a_window_cut_short_has_the_mass_of_all_it_may_go_on_with(rng):
+    model = MADE(**{**FAST, "epochs": 3}).fit("".join(rng.choice(list("abc"), 64 * 8 + 3)))
+    short = model.sample(1, random_state=0)[0][:62]
+    longer = [short + "".join(s) for s in itertools.product("abc", repeat=2)]
+    assert np.logaddexp.reduce(model.log_prob(longer)) == pytest.approx(model.log_prob([short])[0], abs=1e-6)
+
+
+def test_text_takes_one_ordering():
+    with pytest.raises(OptionError, match="orderings>1.*cannot model text"):
+        MADE(orderings=2).fit(["ab", "b"])
+
+
+# ---------------------------------------------------------------------------------------------------------- learning
+
+
+def chain(n: int, steps: int, flip: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, 2, (n, 1))
+    return (start + np.hstack([np.zeros((n, 1), int), (rng.random((n, steps - 1)) < flip).cumsum(1)])) % 2
+
+
+@pytest.mark.parametrize("orderings", [1, 2])
+def test_it_learns_a_chain_to_its_entropy(orderings):
+    flip, steps = 0.1, 8
+    entropy = math.log(2) - (steps - 1) * (flip * math.log(flip) + (1 - flip) * math.log(1 - flip))
+    model = MADE(hidden=(64,), orderings=orderings, epochs=12, learning_rate=1e-2, random_state=0).fit(
+        chain(4000, steps, flip)
+    )
+    fresh = model.log_prob(chain(4000, steps, flip, seed=1))
+    assert -fresh.mean() == pytest.approx(entropy, abs=0.02 * orderings + 3 * fresh.std() / math.sqrt(4000))
+
+
+def test_it_learns_a_dependent_mixed_table_and_speaks_in_its_units(rng):
+    n = 2000
+    kind = rng.integers(0, 3, n)
+    X = pd.DataFrame({"kind": np.array(list("xyz"))[kind], "size": 100 * kind + rng.normal(size=n)})
+    model = MADE(**FAST).fit(X)
+    truth = math.log(1 / 3) + stats.norm.logpdf(X["size"] - 100 * kind).mean()
+    assert model.score(X) == pytest.approx(truth, abs=0.15)
+    metres = X.assign(size=X["size"] / 1000)
+    assert MADE(**FAST).fit(metres).score(metres) == pytest.approx(model.score(X) + math.log(1000), abs=1e-3)
+    drawn = model.sample(500, random_state=0)
+    assert list(drawn.columns) == list(X.columns) and (drawn.dtypes == X.dtypes).all()
+    assert ((drawn["size"] - drawn["kind"].map({"x": 0, "y": 100, "z": 200})).abs() < 5).mean() > 0.97
+
+
+def test_the_context_changes_the_answer_and_each_answer_sums_to_one(rng):
+    label = np.array(["left", "right"])[rng.integers(0, 2, 2000)]
+    X = (rng.random((2000, 3)) < np.where(label == "left", 0.1, 0.8)[:, None]).astype(int)
+    model = MADE(**FAST).fit(X, context=label)
+    possible = np.array(list(itertools.product([0, 1], repeat=3)))
+    for side in ("left", "right"):
+        p = np.exp(model.log_prob(possible, context=[side]))
+        assert p.sum() == pytest.approx(1, abs=1e-6)
+        rows = X[label == side]
+        assert np.allclose(p, [(rows == x).all(1).mean() for x in possible], atol=0.03)
+        assert model.sample(2000, context=[side], random_state=0).mean(0) == pytest.approx(rows.mean(0), abs=0.05)
+
+
+def test_dropout_is_for_training_alone(rng):
+    X = rng.integers(0, 2, (300, 4))
+    model = MADE(**FAST, dropout=0.5).fit(X)
+    assert np.array_equal(model.log_prob(X), model.log_prob(X))
+    assert np.exp(model.log_prob(np.array(list(itertools.product([0, 1], repeat=4))))).sum() == pytest.approx(1)
+
+
+def test_it_starts_from_the_frequencies_of_the_columns(rng):
+    module = net([BIT, THREE], hidden=(8,), spread=0.0)
+    z = torch.from_numpy(np.stack([rng.random(5000) < 0.2, rng.choice(3, 5000, p=[0.7, 0.2, 0.1])], 1).astype(float))
+    module.look(z)
+    with torch.no_grad():
+        for layer in (*module.layers, module.direct):
+            layer.weight.zero_()
+    found = module.log_prob(every([range(2), range(3)])).exp().detach().numpy().reshape(2, 3)
+    assert np.allclose(found, np.outer([0.8, 0.2], [0.7, 0.2, 0.1]), atol=0.02)
