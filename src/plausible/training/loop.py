@@ -171,6 +171,8 @@ class _Run:
         elapsed = self._elapsed()
         if elapsed >= self.budget:
             self.history.stopped = "budget"
+        elif self.tolerance:
+            pass  # it ends when it has converged, which nobody can foretell
         elif self.taken > 3 and not hasattr(self, "_forecast") and elapsed > min(FORECAST_AFTER, self.budget / 10):
             self._forecast = elapsed / self.taken * total
             if self._forecast > 1.2 * self.budget:

@@ -83,6 +83,16 @@ class Columns(nn.Module):
             log_p = torch.where(self.is_lattice, self._log_lattice(x, mean, deviation), log_p)
         return torch.where(missing, torch.zeros_like(log_p), log_p)
 
+    def log_spread(self, x: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+        """`log_normal`, but for a lattice the normal widened by the rounding stands for the discretised one.
+
+        A tenth of the work, and close enough for the responsibilities of EM.
+        """
+        wide = (deviation.square() + self.rounding).sqrt()
+        steps = torch.where(self.is_lattice, 2 * self.half_step, torch.ones_like(self.half_step)).log()
+        log_p = -0.5 * ((x - mean) / wide).square() - wide.log() - LOG_SQRT_2PI + steps
+        return torch.nan_to_num(log_p, nan=0.0)
+
     def _log_lattice(self, x, mean, deviation):
         upper = torch.where(x > self.high - self.half_step, math.inf, (x + self.half_step - mean) / deviation)
         lower = torch.where(x < self.low + self.half_step, -math.inf, (x - self.half_step - mean) / deviation)
@@ -116,3 +126,9 @@ class Columns(nn.Module):
             below = log_p[:, start : start + k].exp().cumsum(1)[:, :-1]
             out[:, t] = (u[:, t : t + 1] >= below).sum(1).double()
         return out
+
+
+def parts(n: int, rows: int = 4096) -> list[slice]:
+    """Cut n rows into pieces of at most `rows`, which is taken to be between 256 and 4096."""
+    rows = min(max(rows, 256), 4096)
+    return [slice(start, start + rows) for start in range(0, n, rows)]

@@ -12,14 +12,19 @@ Reference: Bishop, Pattern Recognition and Machine Learning, 2006, sections 2.2 
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from plausible.base import Generative, Module, Traits
-from plausible.families.direct._columns import Columns
+from plausible.families.direct._columns import Columns, parts
 from plausible.options import estimator, option
 from plausible.randomness import uniform
 from plausible.space import Space
 from plausible.training import Events, History, em, run
+
+ENOUGH_ROWS = 20_000
+TOLERANCE = 1e-4  # nats a column by which an iteration must improve the fit for another to follow
 
 
 class _Independent(Module):
@@ -42,55 +47,70 @@ class _Independent(Module):
         return levels + self.columns.n_normals * (3 * self.components - 1)
 
     def look(self, z, weight=None):
-        """Put the components of each normal column on its quantiles."""
+        """Count the levels; note the values that EM runs on; put the components of each column on its quantiles."""
+        w = torch.ones(len(z), dtype=torch.float64, device=z.device) if weight is None else weight.double()
+        self._levels = sum(w[part] @ self.columns.one_hot(z[part].double()) for part in parts(len(z)))
+        self._total = w.sum()
         if not self.columns.n_normals:
             return
-        shares = (torch.arange(self.components, dtype=z.dtype, device=z.device) + 0.5) / self.components
-        x = z[:, self.columns.normals]
-        w = torch.ones(len(z), dtype=z.dtype, device=z.device) if weight is None else weight
-        w = w[:, None] * ~x.isnan()
-        self.mean.copy_(_quantiles(x, w, shares))
-        off = torch.nan_to_num(x - (w * torch.nan_to_num(x)).sum(0) / w.sum(0))
-        spread = ((w * off.square()).sum(0) / w.sum(0)).sqrt() / self.components
-        self.deviation.copy_(torch.maximum(spread, self.columns.floor)[:, None].expand_as(self.deviation))
+        x, w = self._values, self._shares = self._distinct(z, w)
+        self._scale = max(len(z) / ENOUGH_ROWS, 1.0) if len(x) == ENOUGH_ROWS else 1.0  # rows left out, in the loss
+        # A value that many rows share (a zero, say) counts by the root of their number: it gets a component of its own,
+        # and the other values get the others.
+        rooted = _rooted(x, w)
+        m = torch.arange(self.components + 1, dtype=x.dtype, device=x.device) / self.components
+        self.mean.copy_(_quantiles(x, rooted, m[:-1] + 0.5 / self.components))
+        width = _quantiles(x, rooted, m).diff(dim=1) / 2
+        self.deviation.copy_(torch.maximum(width, self.columns.floor[:, None]))
         self.log_weights.fill_(-torch.tensor(float(self.components)).log())
 
-    def _log_joint(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, G) -> log w_m p_m(x) with shape (M, n, G)."""
+    def _distinct(self, z: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values (V, G) of the normal columns and the weight of each, zero where missing.
+
+        Fine levels are counted: V is then their number, however many rows there are. Otherwise values are those of the
+        rows, or of enough of them to settle a density of one dimension.
+        """
+        highest = float(self.columns.high.max())
+        if not math.isinf(highest):
+            values = torch.arange(highest + 1, dtype=torch.float64, device=z.device)
+            counts = torch.zeros(len(values), self.columns.n_normals, dtype=torch.float64, device=z.device)
+            for part in parts(len(z)):
+                x = z[part][:, self.columns.normals].double()
+                known = w[part, None] * ~x.isnan()
+                counts.scatter_add_(0, torch.nan_to_num(x).long(), known)
+            return values[:, None].expand_as(counts), counts
+        if len(z) > ENOUGH_ROWS:
+            rows = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:ENOUGH_ROWS].to(z.device)
+            z, w = z[rows], w[rows]
+        x = z[:, self.columns.normals].double()
+        return torch.nan_to_num(x), w[:, None] * ~x.isnan()
+
+    def _log_joint(self, x: torch.Tensor, log_p) -> torch.Tensor:
+        """(n, G) -> log w_m p_m(x) with shape (M, n, G), for a log_p(x, mean, deviation) of the columns."""
         terms = [
-            self.columns.log_normal(x, self.mean[:, m], self.deviation[:, m]) + self.log_weights[:, m]
-            for m in range(self.components)
+            log_p(x, self.mean[:, m], self.deviation[:, m]) + self.log_weights[:, m] for m in range(self.components)
         ]
         return torch.stack(terms)
 
     def summarise(self, z: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-        """The E-step: collect sums over rows of responsibilities r, r x and r x^2, and counts of levels."""
-        w = torch.ones(len(z), dtype=torch.float64, device=z.device) if weight is None else weight
-        z = z.double()
-        sums = [torch.zeros_like(self.log_levels), *(torch.zeros_like(self.mean) for _ in range(3))]
-        log_p = torch.zeros(len(z), dtype=torch.float64, device=z.device)
-        rows = max(1, 400_000 // (self.components * max(self.columns.n_normals, 1)))
-        for start in range(0, len(z), rows):
-            part = slice(start, start + rows)
-            sums[0] += w[part] @ self.columns.one_hot(z[part])
-            log_p[part] += self._summarise_normals(z[part][:, self.columns.normals], w[part], sums)
+        """The E-step over the values noted in `look`: sums of responsibilities r, r x and r x^2."""
+        sums, loss = [torch.zeros_like(self.mean) for _ in range(3)], -(self._levels * self.log_levels).sum()
+        for part in parts(len(self._values) if self.columns.n_normals else 0):
+            x, w = self._values[part], self._shares[part]
+            joint = self._log_joint(x, self.columns.log_spread)
+            log_p = joint.logsumexp(0)
+            r = (joint - log_p).exp() * w  # (M, V, G)
+            loss = loss - (w * log_p).sum() * self._scale
+            for total in sums:
+                total += r.sum(1).T
+                r = r * x
         self._sums = sums
-        return -(w * log_p).sum() / w.sum()
-
-    def _summarise_normals(self, x, w, sums):
-        joint = self._log_joint(x)
-        total = joint.logsumexp(0)
-        known = ~x.isnan()
-        r = (joint - total).exp() * (w[:, None] * known)  # (M, n, G)
-        x = torch.nan_to_num(x)
-        for k, power in enumerate((torch.ones_like(x), x, x * x)):
-            sums[k + 1] += torch.einsum("mng,ng->gm", r, power)
-        return torch.where(known, total, 0.0).sum(1)
+        return loss / self._total
 
     def update(self) -> None:
         """The M-step."""
-        levels, zeroth, first, second = self._sums
-        self.log_levels.copy_(self.columns.smoothed(levels))
+        zeroth, first, second = self._sums
+        self.log_levels.copy_(self.columns.smoothed(self._levels))
         # One pseudo-row spread over the components keeps the weight of an idle one from vanishing.
         weight = (zeroth + 1 / self.components) / (zeroth.sum(1, keepdim=True) + 1)
         self.log_weights.copy_(weight.log())
@@ -105,7 +125,7 @@ class _Independent(Module):
         z = z.reshape(len(z), -1).double()
         levels = self.columns.one_hot(z) @ self.log_levels
         x = z[:, self.columns.normals]
-        normals = torch.where(x.isnan(), 0.0, self._log_joint(x).logsumexp(0))
+        normals = torch.where(x.isnan(), 0.0, self._log_joint(x, self.columns.log_normal).logsumexp(0))
         return levels + normals.sum(1)
 
     def sample(self, n, c=None, *, rng):
@@ -121,9 +141,19 @@ class _Independent(Module):
         return z
 
 
+def _rooted(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Weights (n, G) under which each distinct value of a column weighs the root of what it weighs under w."""
+    out = torch.empty_like(w)
+    for g in range(x.shape[1]):
+        _, which = torch.unique(x[:, g], return_inverse=True)
+        total = torch.zeros(len(x), dtype=w.dtype, device=w.device).index_add_(0, which, w[:, g])
+        out[:, g] = w[:, g] / total[which].clamp_min(1e-300).sqrt()
+    return out
+
+
 def _quantiles(x: torch.Tensor, w: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """Weighted quantiles of each column: values and weights (n, G), shares (M,) -> (G, M)."""
-    order = x.argsort(0)  # missing values, of weight zero, come last
+    order = x.argsort(0)
     below = w.gather(0, order).cumsum(0)
     place = torch.searchsorted((below / below[-1]).T.contiguous(), shares.expand(x.shape[1], -1).contiguous())
     return x.gather(0, order).T.gather(1, place.clamp_max(len(x) - 1))
@@ -144,7 +174,7 @@ class Independent(Generative):
     """
 
     components: int = option(5, "normals per real or count column", low=1)
-    max_iter: int = option(100, "EM iterations, at most", low=1)
+    max_iter: int = option(50, "EM iterations, at most", low=1)
 
     traits = Traits(density="exact", events=frozenset({"table", "image", "text", "series"}), missing=True)
 
@@ -155,6 +185,7 @@ class Independent(Generative):
         module.look(train.take(torch.arange(len(train))).z.flatten(1), train.weight)
         flat = Events(train.x.flatten(1), None, train.weight, None, train.dtype)
         iterations = self.max_iter if module.columns.n_normals else 1
+        tolerance = TOLERANCE * max(module.columns.n_normals, 1)
         return run(
-            em(module), flat, epochs=iterations, batch_size=None, rng=rng, tolerance=1e-5, name=type(self).__name__
+            em(module), flat, epochs=iterations, batch_size=None, rng=rng, tolerance=tolerance, name="Independent"
         )

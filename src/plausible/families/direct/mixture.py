@@ -18,6 +18,8 @@ Supervised learning from incomplete data via an EM approach, 1994.
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 
 import torch
@@ -25,7 +27,7 @@ import torch
 from plausible.base import Generative, Module, Traits
 from plausible.errors import DataError
 from plausible.families.direct import _normal
-from plausible.families.direct._columns import LOG_SQRT_2PI, Columns
+from plausible.families.direct._columns import LOG_SQRT_2PI, Columns, parts
 from plausible.options import estimator, option
 from plausible.randomness import seed_of, uniform
 from plausible.space import Space
@@ -70,7 +72,7 @@ class _Mixture(Module):
         """Note the statistics of the whole data: what a component's pseudo-rows look like."""
         w = torch.ones(len(z), dtype=torch.float64, device=z.device) if weight is None else weight
         x, y = z[:, self.columns.normals], z[:, self.columns.reals]
-        levels = sum(w[part] @ self.columns.one_hot(z[part]) for part in _parts(len(z)))
+        levels = sum(w[part] @ self.columns.one_hot(z[part]) for part in parts(len(z)))
         log_levels = self.columns.smoothed(levels)
         variance = _variance(x, w)
         complete = not y.isnan().any()
@@ -85,11 +87,14 @@ class _Mixture(Module):
         """Give each component the rows of one cluster of a sample of the data."""
         from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning
+        from threadpoolctl import threadpool_limits
 
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(z), generator=generator)[: max(10_000, 20 * self.components)].to(z.device)
         features = self._scaled(z[rows]).cpu().numpy()
-        with warnings.catch_warnings():  # of fewer distinct rows than components, which the pseudo-rows bear
+        # With more threads than free cores, k-means on small data spins for longer than it computes.
+        with warnings.catch_warnings(), threadpool_limits(limits=1, user_api="openmp"):
+            # of fewer distinct rows than components, which the pseudo-rows bear
             warnings.simplefilter("ignore", ConvergenceWarning)
             clusters = KMeans(self.components, n_init=1, max_iter=5, random_state=seed % 2**32).fit(features).labels_
         r = torch.nn.functional.one_hot(torch.from_numpy(clusters).long(), self.components).double().to(z.device)
@@ -113,7 +118,7 @@ class _Mixture(Module):
         """The E-step over all rows, in pieces that stay in cache."""
         total, weights = 0.0, 0.0
         natural = self._natural()
-        for part in _parts(len(z), IN_CACHE // max(sum(self._sizes), 1)):
+        for part in parts(len(z), IN_CACHE // max(sum(self._sizes), 1)):
             joint, features = self._log_joint(z[part], natural)
             r = joint.softmax(0)
             log_p = joint.amax(0) - r.amax(0).log()  # the same component: r_k = w_k p_k / p, without a second exp
@@ -237,7 +242,7 @@ class _Mixture(Module):
 
     def log_prob(self, z, c=None, rng=None):
         z = z.reshape(len(z), -1).double()
-        return torch.cat([self._log_joint_exact(z[part]).logsumexp(1) for part in _parts(len(z))])
+        return torch.cat([self._log_joint_exact(z[part]).logsumexp(1) for part in parts(len(z))])
 
     def sample(self, n, c=None, *, rng):
         columns = self.columns
@@ -279,6 +284,7 @@ class Mixture(Generative):
     max_iter: int = option(200, "EM iterations, at most", low=1)
     tol: float = option(1e-4, "nats a row by which an iteration must improve the fit for another to follow", low=0)
     prior: float = option(1.0, "pseudo-rows of the whole data that each component owns", low=0)
+    budget: float | None = option(None, "seconds after which no further iteration or restart is begun", above=0)
 
     traits = Traits(
         density="exact",
@@ -303,23 +309,24 @@ class Mixture(Generative):
         events = Events(z, None, train.weight, None, torch.float64)
         module.look(z, train.weight)
 
-        def improve(iterations: int) -> History:
-            step = em(module)
-            return run(step, events, epochs=iterations, batch_size=None, rng=rng, tolerance=self.tol, name="Mixture")
+        end = math.inf if self.budget is None else time.perf_counter() + self.budget
 
-        best, best_state = float("inf"), None
-        for _ in range(self.n_init):
+        def improve(iterations: int, share: float) -> History:
+            left = None if self.budget is None else max((end - time.perf_counter()) * share, 1e-3)
+            settings = {"batch_size": None, "rng": rng, "tolerance": self.tol, "budget": left, "name": "Mixture"}
+            return run(em(module), events, epochs=iterations, **settings)
+
+        best, best_state = math.inf, None
+        for i in range(self.n_init):
+            if best_state is not None and time.perf_counter() > end:
+                break
             module.start(z, train.weight, seed_of(rng))
-            loss = improve(min(START_ITERATIONS, self.max_iter)).best if self.n_init > 1 else -1.0
+            few = min(START_ITERATIONS, self.max_iter)
+            loss = improve(few, 1 / (self.n_init - i + 1)).best if self.n_init > 1 else -math.inf
             if loss < best:
                 best, best_state = loss, {k: v.clone() for k, v in module.state_dict().items()}
         module.load_state_dict(best_state)
-        return improve(self.max_iter)
-
-
-def _parts(n: int, rows: int = 4096) -> list[slice]:
-    rows = min(max(rows, 256), 4096)
-    return [slice(start, start + rows) for start in range(0, n, rows)]
+        return improve(self.max_iter, 1.0)
 
 
 def _mean(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
