@@ -330,6 +330,8 @@ def refused(folder: Path) -> dict[str, tuple[tuple, str]]:
         "unknown command": (("fitt", rows), "Did you mean 'fit'"),
         "wrong value": ((*fit, "--epochs", "many"), "expected INT, got 'many'"),
         "value out of range": ((*fit, "--epochs", 0), "epochs must be at least 1"),
+        "no such device": ((*fit, "--device", "abacus"), "got 'abacus'"),
+        "absent device": ((*fit, "--device", "cuda:99"), "no such GPU"),
         "wrong budget": (("compare", rows, "--budget", "soon"), "expected a time such as"),
         "constant column": (("fit", folder / "constant.csv", "-m", TRAINED), "--drop b"),
         "truncated model": (("sample", folder / "cut.plausible"), "cut.plausible"),

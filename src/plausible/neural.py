@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from plausible.base import Generative, Module
-from plausible.options import estimator, option
+from plausible.options import OptionError, estimator, option
 from plausible.randomness import RowNoise
 from plausible.training import Batch, Events, History, minimise, run
 from plausible.training.checkpoint import Checkpoint
@@ -58,6 +59,8 @@ class Neural(Generative):
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
         some = torch.arange(min(len(train.x), SEEN_FIRST), device=train.x.device)
         module.look(train.take(some, rng).z)
+        if self.device != "auto" and _absent(torch.device(self.device)):
+            raise OptionError(f"device={self.device!r}, but torch finds no such GPU here; use 'auto' or 'cpu'")
         return run(
             self._step(module),
             train,
@@ -76,9 +79,13 @@ class Neural(Generative):
         return self.validation_fraction
 
     def _device(self) -> torch.device:
+        """The device to compute on: the CPU where a model that was fitted elsewhere finds no GPU."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)):
+            raise OptionError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1'; got {self.device!r}")
+        device = torch.device(self.device)
+        return torch.device("cpu") if _absent(device) else device
 
     def _bfloat16(self, module: Module) -> bool:
         """Whether to train in bfloat16: where the machine multiplies it faster and the net is large enough to gain."""
@@ -116,6 +123,10 @@ class Watch:
             w = torch.ones_like(losses) if batch.weight is None else batch.weight
             total, weight = total + float((losses * w).sum()), weight + float(w.sum())
         return total / max(weight, 1e-12)
+
+
+def _absent(device: torch.device) -> bool:
+    return device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from plausible.cli.flags import flags_of
 
 SHOWN_COLUMNS, SHOWN_EPOCHS, SHOWN_LEVELS = 24, 8, 6
+ENDS = {"epochs": "all of them", "patience": "no more gain", "budget": "the budget was spent"}
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -69,11 +71,11 @@ def described(model: Any, stored: dict, path: Path) -> str:
 
 
 def _ended(model: Any) -> str:
-    """How the training ended: ``43 epochs (patience), the state of epoch 33 kept``."""
+    """How the training ended: ``43 epochs (no more gain), the state of epoch 33 kept``."""
     if not len(model.history_):
         return "in one pass"
-    last = _last_epoch(model)
-    return f"{last} epoch{'' if last == 1 else 's'} ({model.stopped_}), the state of epoch {model.kept_epoch_} kept"
+    last, why = _last_epoch(model), ENDS.get(model.stopped_, model.stopped_)
+    return f"{last} epoch{'' if last == 1 else 's'} ({why}), the state of epoch {model.kept_epoch_} kept"
 
 
 def _columns(space: Any) -> list[str]:
@@ -131,8 +133,8 @@ def family(name: str, cls: type) -> str:
 
 
 def summary(cls: type) -> str:
-    """The first line of the docstring."""
-    return (cls.__doc__ or "").strip().splitlines()[0]
+    """What the first line of the docstring calls it, without what it goes on to say."""
+    return re.split(r"[:;.]", (cls.__doc__ or "").strip().splitlines()[0])[0]
 
 
 def _traits(traits: Any) -> dict[str, str]:
