@@ -2,7 +2,8 @@
 
 The estimator here is the shell: it keeps the user's arguments, knows what an example is (`space_`), carries the
 transforms between the user's units and the model's, and owns a plain ``torch.nn.Module`` (`module_`) that does the
-mathematics in model space. A family writes ``_build`` and, where the defaults do not fit, ``_step`` and ``_transforms``.
+mathematics in model space. A family writes ``_build`` and, where the defaults do not fit, ``_step`` and
+``_transforms``.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Module(nn.Module):
     """
 
     variable_buffers: ClassVar[tuple[str, ...]] = ()  # those whose shape depends on the data
+    bound_samples: ClassVar[int] = BOUND_SAMPLES  # noises that `log_prob` of an example is averaged over
 
     @property
     def n_parameters(self) -> int:
@@ -301,7 +303,7 @@ class Generative(DensityMixin, BaseEstimator):
             return module.log_prob(z.to(dtype), c).double() + log_c
         evaluate = module.log_weight if samples else module.log_prob
         terms = []
-        for s in range(samples or BOUND_SAMPLES):
+        for s in range(samples or module.bound_samples):
             rng = RowNoise(x, seed=s)
             z, log_c = self.transforms_(x, rng)
             terms.append(evaluate(z.to(dtype), c, rng).double() + log_c)

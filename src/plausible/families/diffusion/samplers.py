@@ -11,7 +11,7 @@ were e known, would be
 A denoiser gives the mean m (and the variance w) of e given z_t; every sampler puts m in the place of e:
 
     ddpm      z_s ~ N(a z_t + b m, v + b^2 w)       the model that the bound is of
-    ddim      z_s = alpha_s m + sqrt(sigma_s^2 - eta^2 v) n_hat + eta sqrt(v) noise,  n_hat = (z_t - alpha_t m) / sigma_t
+    ddim      z_s = alpha_s m + sqrt(sigma_s^2 - eta^2 v) n_hat + eta sqrt(v) noise,  n_hat = (z_t - alpha_t m)/sigma_t
     heun      the same at eta = 0, dy = n_hat d(sigma/alpha) with y = z/alpha, by the second-order rule of Heun
 
 With eta = 0 the last two are deterministic; ddim with eta = 1 is ddpm with w = 0.
