@@ -155,6 +155,7 @@ def _quantiles(x: torch.Tensor, w: torch.Tensor, shares: torch.Tensor) -> torch.
     """Weighted quantiles of each column: values and weights (n, G), shares (M,) -> (G, M)."""
     order = x.argsort(0)
     below = w.gather(0, order).cumsum(0)
+    shares = shares.clamp_min(1e-12)  # the lowest value that has any weight
     place = torch.searchsorted((below / below[-1]).T.contiguous(), shares.expand(x.shape[1], -1).contiguous())
     return x.gather(0, order).T.gather(1, place.clamp_max(len(x) - 1))
 
