@@ -321,3 +321,15 @@ def test_a_real_starts_near_the_standard_normal():
     log_p = heads.log_prob(heads.initial().expand(len(x), -1), x).mean().item()
     entropy = 0.5 * math.log(2 * math.pi * math.e)
     assert -entropy - 0.03 < log_p < -entropy + 0.03
+
+
+@pytest.mark.parametrize("name", ["pixel", "count"])
+@pytest.mark.parametrize("log_scale", [-20.0, 0.0, 10.0, 40.0])
+def test_far_means_and_wide_scales_stay_finite_in_float32(name, log_scale):
+    """A net that has gone astray for a step gets a gradient that leads it back, not NaN."""
+    heads = alone(name)
+    params = torch.tensor([[0.0, 1.0, -1.0, 1e4, -1e4, 0.3, *[log_scale] * 3]]).expand(4, -1).requires_grad_()
+    x = torch.tensor([[0.0], [1.0], [200.0], [255.0]])
+    value = heads.log_prob(params, x)
+    (gradient,) = torch.autograd.grad(value.sum(), params)
+    assert value.isfinite().all() and gradient.isfinite().all()

@@ -190,8 +190,10 @@ class DiscretisedLogistics(_Mixture):
         log_scale = torch.maximum(log_scale, (half / 50).log())
         rate = (-log_scale).exp()
         upper, lower = (y + half - mean) * rate, (y - half - mean) * rate
-        # log(F(b) - F(a)) = log F(b) + log(1 - F(a)) + log(1 - e^{a-b}), exact and stable in both tails.
-        log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+        # log(F(b) - F(a)) = log F(b) + log(1 - F(a)) + log(1 - e^{a-b}), exact and stable in both tails; b - a is not
+        # taken as a difference, which is 0 in float32 where the mean is far away.
+        width = (2 * half * rate).clamp_min(torch.finfo(rate.dtype).tiny)
+        log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
         log_mass = torch.where(lowest[..., None], F.logsigmoid(upper), log_mass)
         log_mass = torch.where(highest[..., None], F.logsigmoid(-lower), log_mass)
         return torch.logsumexp(logit.log_softmax(-1) + log_mass, -1)
