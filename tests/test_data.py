@@ -297,7 +297,7 @@ LONG = "a,b\n" + "\n".join(f"{i},{i % 7}" for i in range(50))
         ("c.csv", b"a,b\n1,2\ninf,3\n", "c.csv: column 'a' holds infinity"),
         ("l.csv", b"a,b\ncaf\xe9,2\nx,3\n", r"l.csv: byte 7 \(0xe9\) is not UTF-8"),
         ("l.txt", b"caf\xe9", r"l.txt: byte 3 \(0xe9\) is not UTF-8; convert the file"),
-        ("g.csv.gz", gzip.compress(b"a,b\n1,2\n" * 50)[:-9], "g.csv.gz: the file cannot be decompressed"),
+        ("g.csv.gz", gzip.compress(b"a,b\n1,2\n" * 50, mtime=0)[:-9], "g.csv.gz: the file cannot be decompressed"),
         ("j.jsonl", b'{"a": 1}\n{"a": \n', "j.jsonl: line 2 is not JSON"),
         ("j.jsonl", b'{"a": [1]}\n{"a": [2]}\n', r"j.jsonl: column 'a' holds a list; drop it \(--drop a\)"),
         ("j.jsonl", b"1\n2\n", "j.jsonl: expected a JSON object on each line"),
