@@ -91,6 +91,7 @@ def test_a_mixed_frame_comes_back_in_the_order_of_the_space(data):
         ([True, False], "binary", (False, True)),
         (["b", "a", "b"], "binary", ("a", "b")),
         (["b", "a", "c"], "categorical", ("a", "b", "c")),
+        (["ba", "ab", 2, 10], "categorical", (2, 10, "ab", "ba")),
         ([3, 1, 7], "ordinal", (1, 2, 3, 4, 5, 6, 7)),
         ([3.0, np.nan, 7.0], "binary", (3, 7)),
         ([0, 32, 5], "count", ()),
@@ -104,6 +105,11 @@ def test_a_mixed_frame_comes_back_in_the_order_of_the_space(data):
 def test_what_a_column_is_taken_for(values, kind, levels):
     column = infer(pd.DataFrame({"a": values})).columns[0]
     assert (column.kind, column.levels) == (kind, levels)
+
+
+def test_a_count_has_a_floor_where_none_was_below_zero():
+    floors = [c.low for c in infer(pd.DataFrame({"a": [0, 50, 99], "b": [-1, 50, 99], "c": [7, 50, 99]})).columns]
+    assert floors == [0.0, None, 0.0]
 
 
 def test_codes_are_levels_integers_reals_and_seconds():
@@ -126,6 +132,14 @@ def test_the_guess_is_overridden_by_column(how):
     frame = pd.DataFrame({"a": [1, 2, 2], "b": [0.5, 1.5, 2.5]})
     space = infer(frame, how)
     assert [c.kind for c in space.columns] == [how["a"], "real"]
+    assert_frame_equal(space.decode(space.encode(frame)), frame)
+
+
+@pytest.mark.parametrize("ordered, kind", [(True, "categorical"), (False, "ordinal")])
+def test_a_category_stays_as_ordered_as_it_was_whatever_its_kind(ordered, kind):
+    frame = pd.DataFrame({"a": pd.Categorical(list("xyz"), ordered=ordered)})
+    space = infer(frame, {"a": kind})
+    assert space.kinds == {kind}
     assert_frame_equal(space.decode(space.encode(frame)), frame)
 
 
@@ -173,6 +187,11 @@ def test_small_integers_of_an_array_share_their_levels_and_other_columns_do_not(
     space = infer(X)
     assert [c.kind for c in space.columns] == ["ordinal", "real"]
     assert np.array_equal(space.decode(space.encode(X)), X, equal_nan=True)
+
+
+def test_bytes_that_go_beyond_small_levels_are_all_256(rng):
+    space = infer(np.array([[7, 200], [40, 90]], dtype=np.uint8))
+    assert {c.n_levels for c in space.columns} == {256} and space.kinds == {"ordinal"}
 
 
 def test_missing_codes_of_an_integer_array_come_back_as_nan():
@@ -239,6 +258,7 @@ def test_a_long_text_comes_back_in_windows(text):
 def test_a_string_is_its_characters_an_end_and_nothing():
     space = infer(["ba", "", "aab"])
     nan = torch.nan
+    assert space.columns[0].levels == ("a", "b", "") and infer("cabba").columns[0].levels == ("a", "b", "c")
     expected = torch.tensor([[1, 0, 2], [2, nan, nan], [0, 0, 1]])
     assert torch.equal(space.encode(["ba", "", "aab"]).nan_to_num(-1), expected.nan_to_num(-1))
     assert space.observed(space.encode(["ba", "", "aab"])).tolist() == [3, 1, 3]
