@@ -324,11 +324,11 @@ def test_a_real_starts_near_the_standard_normal():
 
 
 @pytest.mark.parametrize("name", ["pixel", "count"])
-@pytest.mark.parametrize("log_scale", [-20.0, 0.0, 10.0, 40.0])
+@pytest.mark.parametrize("log_scale", [-20.0, 0.0, 10.0, 200.0])
 def test_far_means_and_wide_scales_stay_finite_in_float32(name, log_scale):
     """A net that has gone astray for a step gets a gradient that leads it back, not NaN."""
     heads = alone(name)
-    params = torch.tensor([[0.0, 1.0, -1.0, 1e4, -1e4, 0.3, *[log_scale] * 3]]).expand(4, -1).requires_grad_()
+    params = torch.tensor([[0.0, 1.0, -1.0, 1e7, -1e7, 0.3, *[log_scale] * 3]]).expand(4, -1).requires_grad_()
     x = torch.tensor([[0.0], [1.0], [200.0], [255.0]])
     value = heads.log_prob(params, x)
     (gradient,) = torch.autograd.grad(value.sum(), params)
