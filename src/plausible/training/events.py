@@ -39,8 +39,8 @@ class Events:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, index: torch.Tensor, rng: torch.Generator | None = None) -> Batch:
-        """Return the examples at `index`."""
+    def take(self, index: torch.Tensor | slice, rng: torch.Generator | None = None) -> Batch:
+        """Return the examples at `index`; of a slice no copy is made."""
         x = self.x[index]
         z = (x if self.prepare is None else self.prepare(x, rng)).to(self.dtype)
         return Batch(z, *(None if t is None else t[index] for t in (self.c, self.weight)))
@@ -54,7 +54,7 @@ class Events:
         """Yield each example once, in an order drawn from `rng`; in the given order if `size` is None (one batch)."""
         n = len(self)
         if size is None:
-            yield self.take(torch.arange(n, device=self.x.device), rng)
+            yield self.take(slice(None), rng)
             return
         order = torch.randperm(n, generator=rng, device=rng.device).to(self.x.device)
         for start in range(0, n, size):

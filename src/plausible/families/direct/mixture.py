@@ -76,6 +76,7 @@ class _Mixture(Module):
         log_levels = self.columns.smoothed(levels)
         variance = _variance(x, w)
         complete = not y.isnan().any()
+        self._complete = not bool(z.isnan().any())
         covariance = (
             torch.cov(y.T, aweights=w, correction=0).reshape(len(y.T), len(y.T))
             if complete
@@ -195,7 +196,7 @@ class _Mixture(Module):
 
     def _log_joint(self, z, natural) -> tuple[torch.Tensor, torch.Tensor | None]:
         """log w_k p_k(x) with shape (K, n), and the features where no cell is missing."""
-        if z.isnan().any():
+        if self._has_gaps(z):
             return self._log_joint_exact(z).T.contiguous(), None
         theta, constant = natural
         features = self._features(z)
@@ -204,7 +205,7 @@ class _Mixture(Module):
     def _statistics(self, z, r, features=None) -> list[torch.Tensor]:
         """Sums over rows, weighted by r (K, n): sizes, levels, x, x^2, y, y y'."""
         k, count = self.components, self.columns.n_reals
-        if features is None and not z.isnan().any():
+        if features is None and not self._has_gaps(z):
             features = self._features(z)
         if features is None:
             return self._statistics_missing(z, r.T)
@@ -213,6 +214,10 @@ class _Mixture(Module):
         y2[:, self.upper[0], self.upper[1]] = upper
         y2[:, self.upper[1], self.upper[0]] = upper
         return [r.sum(1), levels, x1, x2, y1, y2]
+
+    def _has_gaps(self, z: torch.Tensor) -> bool:
+        """Whether cells of these rows are missing; asked of every part, unless none of the data had any."""
+        return not self._complete and bool(z.isnan().any())
 
     def _statistics_missing(self, z, r) -> list[torch.Tensor]:
         x, y = z[:, self.columns.normals], z[:, self.columns.reals]
