@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator
 
 import plausible
 from plausible import registry
-from plausible.errors import CapabilityError, DataError, DivergedWarning, PlausibleError, ReadError
+from plausible.errors import CapabilityError, DataError, DivergedWarning, InterruptedWarning, PlausibleError, ReadError
 from plausible.evaluate import (
     Comparison,
     Likelihood,
@@ -572,6 +572,32 @@ def test_the_budget_is_shared_and_what_is_left_over_goes_to_those_that_follow(cu
     assert 50 <= first <= 100 < second <= 150  # a third of all, then half of what a did not use
     assert found.models["Paid 3"].budget == 1e-3
     assert compare(cube, [Paid()], n_samples=30).models["Paid"].budget is None
+
+
+class Refusing(Paid):
+    """One that can model nothing."""
+
+    @classmethod
+    def can_model(cls, space):
+        return "it can model nothing"
+
+
+def test_a_model_that_will_be_skipped_gets_no_share_of_the_budget(cube):
+    found = compare(cube, {"a": Paid(), "b": Refusing(), "c": Refusing()}, budget=300.0, n_samples=30)
+    assert found["b"].status == found["c"].status == "skipped"
+    assert found.models["Paid"].budget > 200
+
+
+def test_an_interrupt_ends_a_comparison_with_what_was_found(cube, monkeypatch):
+    def interrupted(self, X):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Refusing, "can_model", classmethod(lambda cls, space: None))
+    monkeypatch.setattr(Refusing, "fit", interrupted)
+    with pytest.warns(InterruptedWarning, match="2 of 4 models were judged"):
+        found = compare(cube, {"a": Paid(), "b": Refusing(), "c": Paid()}, n_samples=30)
+    assert found.interrupted and found["a"].status == "ok"
+    assert found["b"].why == found["c"].why == "the comparison was interrupted"
 
 
 def test_the_same_seed_gives_the_same_comparison(cube):

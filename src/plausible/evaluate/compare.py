@@ -24,7 +24,7 @@ from plausible.data import Data, read, split, take
 from plausible.errors import DataError, InterruptedWarning, PlausibleError
 from plausible.evaluate.comparison import CUT_SHORT, Comparison, Row
 from plausible.evaluate.examples import MOST
-from plausible.evaluate.judge import LEAST_ROWS, MOST_TRAINING, Purse, Task, judge, priced
+from plausible.evaluate.judge import LEAST_ROWS, MOST_TRAINING, Purse, Task, judge, priced, refusal
 from plausible.randomness import seed_of
 from plausible.space import Space, Text
 
@@ -78,7 +78,8 @@ def compare(
     data = _data(X, space)
     candidates = _candidates(models, data.space, seed)
     task = _prepare(data, context, test_fraction, seed, n_samples, importance_samples)
-    purse = Purse(None if budget is None else started + budget, sum(priced(c.model) for c in candidates))
+    waiting = sum(priced(c.model) and refusal(c.model, task) is None for c in candidates)
+    purse = Purse(None if budget is None else started + budget, waiting)
     rows, fitted = _judge_all(sorted(candidates, key=lambda c: priced(c.model)), task, purse, progress)
     shown = take(task.test, task.order[: MOST[data.space.type]])
     return Comparison(rows, fitted, data.space, _about(data, task), task.real, shown, seed, title or data.name, command)

@@ -156,10 +156,9 @@ def priced(model: Any) -> bool:
 
 def judge(row: Row, model: Any, task: Task, purse: Purse) -> Row:
     """Fit and evaluate one model, and fill in its row."""
-    row.why = _refusal(model, task)
+    row.why = refusal(model, task)
     if row.why:
         row.status = "skipped"
-        purse.waiting -= priced(model)
         return row
     seconds, began = purse.open(priced(model)), time.perf_counter()
     if seconds is not None and priced(model):
@@ -182,16 +181,16 @@ def judge(row: Row, model: Any, task: Task, purse: Purse) -> Row:
     return row
 
 
-def _refusal(model: Any, task: Task) -> str | None:
+def refusal(model: Any, task: Task) -> str | None:
     """Why the model cannot be fitted to these data, or None."""
     can_model = getattr(type(model), "can_model", None)
-    refusal = can_model(task.space) if can_model else None
+    why = can_model(task.space) if can_model else None
     traits = getattr(type(model), "traits", None)
-    if refusal is None and task.missing and traits is not None and not traits.missing:
+    if why is None and task.missing and traits is not None and not traits.missing:
         able = registry.capable(lambda f: f.traits.missing and task.space.type in f.traits.events)
         name = type(model).__name__
         return f"{name} cannot fit examples with missing values; these can: {', '.join(able) or 'none'}"
-    return refusal
+    return why
 
 
 def _fit(row: Row, model: Any, task: Task, purse: Purse) -> None:
