@@ -12,8 +12,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-# One thread for each of two workers: small tensors gain nothing from more.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+# One thread for each of two workers, as small tensors gain nothing from more; a file stays with one worker, so that what
+# its tests share (the audit of a family) is made once.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: demo test test-all lint format benchmarks clean
 
