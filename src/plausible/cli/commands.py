@@ -20,7 +20,7 @@ from plausible import __version__, registry
 from plausible.cli import wording
 from plausible.cli.flags import checked, duration, with_settings
 from plausible.cli.inputs import context_given, context_of, kinds_of, read_examples, writable
-from plausible.cli.terminal import INTERRUPTED, Group, Steps, busy, fail, say
+from plausible.cli.terminal import INTERRUPTED, Command, Group, Steps, busy, fail, say
 
 READING, TYPED = "Reading the data", "plausible.typed"
 ONE, OTHER = registry.names()[:2]  # for examples
@@ -85,7 +85,7 @@ def _budget(text: str) -> tuple:
 
 
 def _examples(*lines: str) -> str:
-    return "\b\nExamples\n" + "\n".join(f"  plausible {line}" for line in lines)
+    return "\n Examples\n" + "\n".join(f"  plausible {line}" for line in lines)
 
 
 class Commands(Group):
@@ -108,7 +108,7 @@ def _tailored(command: Any, function: Any, family: str | None, see: str) -> Any:
     if not family:
         return command
     single = typer.Typer(rich_markup_mode="rich", add_completion=False)
-    single.command(command.name, epilog=command.epilog)(with_settings(function, registry.get(family)))
+    single.command(command.name, cls=Command, epilog=command.epilog)(with_settings(function, registry.get(family)))
     tailored = typer.main.get_command(single)
     tailored.see = f"plausible {see.format(family)}"
     return tailored
@@ -164,6 +164,7 @@ def plausible(
 
 
 @app.command(
+    cls=Command,
     epilog=_examples(
         "compare adult.csv",
         f"compare photos/ --budget 10m --models {ONE},{OTHER}",
@@ -264,7 +265,7 @@ def fit(
     shown = {"verbose": True} if any(f == "verbose" for f in cls().get_params(deep=False)) else {}
     estimator = cls(**settings, random_state=seed, **shown)
     check_options(estimator)
-    target = writable(Path(out or f"{Path(data).name.split('.')[0]}.{model}.plausible"))
+    target = writable(Path(out or f"{Path(data).resolve().name.split('.')[0]}.{model}.plausible"))
     reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length, "header": header}
     read = read_examples(data, context, stream, **reading)
     estimator.set_params(space=read.space).fit(read.X, context=read.context)
@@ -276,16 +277,18 @@ def fit(
 
 
 app.command(
+    cls=Command,
     epilog=_examples(
         f"fit adult.csv --model {OTHER} -o adult.plausible",
         "fit adult.csv --model NAME --epochs 20 --budget 5m",
         "fit images.npz --model NAME --context label",
         "fit --model NAME --help                    the options of NAME",
-    )
+    ),
 )(with_settings(fit))
 
 
 @app.command(
+    cls=Command,
     epilog=_examples(
         "sample adult.plausible -n 1000 > rows.csv",
         "sample adult.plausible -n 1000 -o rows.parquet --seed 0",
@@ -329,6 +332,7 @@ def sample(
 
 
 @app.command(
+    cls=Command,
     epilog=_examples(
         "score adult.plausible new.csv",
         "score adult.plausible new.csv --per-example | sort -g | head",
@@ -372,7 +376,7 @@ def score(
         say(f"Wrote {target}")
 
 
-@app.command(epilog=_examples("info adult.plausible"))
+@app.command(cls=Command, epilog=_examples("info adult.plausible"))
 def info(model: ModelPath) -> None:
     """Describe a fitted model: what it is, what it was fitted on, how the fit went."""
     from plausible.files import JSON
@@ -383,7 +387,7 @@ def info(model: ModelPath) -> None:
     print(wording.described(fitted, stored, Path(model)))
 
 
-@app.command(epilog=_examples("families", f"families {OTHER}"))
+@app.command(cls=Command, epilog=_examples("families", f"families {OTHER}"))
 def families(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of a family.", show_default=False)] = None,
 ) -> None:
@@ -422,7 +426,9 @@ def check(
         raise fail(f"{type(estimator).__name__}: {broken}", 1)
 
 
-app.command(epilog=_examples(f"check {OTHER}", "check NAME --epochs 5", "check adult.plausible"))(with_settings(check))
+app.command(cls=Command, epilog=_examples(f"check {OTHER}", "check NAME --epochs 5", "check adult.plausible"))(
+    with_settings(check)
+)
 
 
 def _load(path: str) -> Any:

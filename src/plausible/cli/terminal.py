@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from plausible.errors import PlausibleError, PlausibleWarning
 
@@ -34,7 +34,25 @@ def fail(sentence: str, code: int = BAD_INPUT) -> typer.Exit:
     return typer.Exit(code)
 
 
-class Group(TyperGroup):
+class _Examples:
+    """A help that ends in the epilog, line by line as it was written."""
+
+    epilog: str | None
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        examples, self.epilog = self.epilog, None
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.epilog = examples
+        formatter.write(examples or "")
+
+
+class Command(_Examples, TyperCommand):
+    """A command whose help ends in examples."""
+
+
+class Group(_Examples, TyperGroup):
     """The commands, with errors in one sentence."""
 
     def main(self, args: Any = None, prog_name: Any = None, standalone_mode: bool = True, **extra: Any) -> Any:

@@ -114,7 +114,8 @@ def read(
     if not path.exists():
         raise ReadError(f"{path}: no such file or folder (bundled data sets: {', '.join(bundled.names())})")
     drop = (drop,) if isinstance(drop, str) else tuple(drop)
-    with _naming(path.name):
+    name = path.name or path.resolve().name  # of "."
+    with _naming(name):
         found, notes = _load(path, how, key, header)
         if isinstance(found, np.ndarray):
             found, more = _shape_array(found, how, length, drop)
@@ -128,7 +129,7 @@ def read(
         order = "time" if isinstance(found, (str, _Windows)) or space.type == "series" else None
         X = found.values if isinstance(found, _Windows) else found
         stamp = fingerprint(X) if path.is_dir() else fingerprint_file(path)
-        return Data(X, space, path.name, (*notes, *more, *space.guesses), stamp, order)
+        return Data(X, space, name, (*notes, *more, *space.guesses), stamp, order)
 
 
 @contextmanager
