@@ -195,6 +195,20 @@ def test_fit_streams(folder, tmp_path):
     assert run("fit", folder / "rows.csv", "-m", TRAINED, "--stream", "--context", "kind")[0] == 2
 
 
+def test_rows_with_missing_cells_can_be_left_out(folder, table, tmp_path):
+    holes, out = table.copy(), tmp_path / "m.plausible"
+    holes.loc[:19, "x"] = np.nan
+    holes.to_csv(tmp_path / "holes.csv", index=False)
+    fit = ("fit", tmp_path / "holes.csv", "-m", TRAINED, "--epochs", 1, "--hidden", 4, "-o", out)
+    code, _, err = run(*fit)
+    assert code == 2 and "--drop-missing" in err.splitlines()[-1]
+    code, _, err = run(*fit, "--drop-missing", "--kind", "kind=categorical")
+    assert code == 0 and "20 of 200 rows have missing cells" in err
+    assert pl.load(out).space_.columns[2].kind == "categorical"
+    assert "needs the data in memory" in run(*fit, "--drop-missing", "--stream")[2]
+    assert run("fit", folder / "words.txt", "-m", registry.BASELINE, "--drop-missing")[0] == 2
+
+
 def test_score_is_log_prob(folder, table, tmp_path):
     model = pl.load(folder / "rows.plausible")
     code, out, _ = run("score", folder / "rows.plausible", folder / "rows.csv")

@@ -384,10 +384,11 @@ class Generative(DensityMixin, BaseEstimator):
         x = self.space_.encode(X)
         if not self.traits.missing and self.space_.type != "text" and x.is_floating_point() and x.isnan().any():
             where = int(x.isnan().reshape(len(x), -1).any(0).nonzero()[0])
-            others = registry.capable(lambda f: f.traits.missing and self.space_.type in f.traits.events)
+            others = registry.capable(lambda f: f.traits.missing and f.can_model(self.space_) is None)
             raise DataError(
                 f"column {self.space_.columns[where].name!r} has missing values (NaN), which {type(self).__name__} "
-                f"cannot integrate out; these families can: {', '.join(others)}. Or drop or fill those rows"
+                f"cannot integrate out; these families can: {', '.join(others)}. "
+                "Or leave those rows out (--drop-missing), or fill them"
             )
         return x
 

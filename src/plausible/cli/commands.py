@@ -67,6 +67,10 @@ Length = Annotated[
         rich_help_panel=READING,
     ),
 ]
+Complete = Annotated[
+    bool,
+    typer.Option("--drop-missing", help="Leave out the rows that have missing cells.", rich_help_panel=READING),
+]
 Header = Annotated[
     bool | None,
     typer.Option("--header/--no-header", help="Whether the first line names the columns.", rich_help_panel=READING),
@@ -199,6 +203,7 @@ def compare(
     key: Key = None,
     length: Length = None,
     header: Header = None,
+    complete: Complete = False,
 ) -> None:
     """Fit the families that can model DATA, judge them on held-out examples, write a report."""
     from plausible.evaluate import compare as compare_models
@@ -207,7 +212,8 @@ def compare(
     for name in names or ():
         registry.get(name)
     page = writable(Path(out))
-    reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length, "header": header}
+    reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
+    reading |= {"header": header, "complete": complete}
     read = read_examples(data, context, **reading)
     seconds = budget[0] if isinstance(budget, tuple) else duration(budget)
     with Steps(seconds) as steps:
@@ -251,6 +257,7 @@ def fit(
     key: Key = None,
     length: Length = None,
     header: Header = None,
+    complete: Complete = False,
     stream: Annotated[
         bool,
         typer.Option("--stream", help="Read in chunks: a file larger than memory.", rich_help_panel=READING),
@@ -266,7 +273,8 @@ def fit(
     estimator = cls(**settings, random_state=seed, **shown)
     check_options(estimator)
     target = writable(Path(out or f"{Path(data).resolve().name.split('.')[0]}.{model}.plausible"))
-    reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length, "header": header}
+    reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
+    reading |= {"header": header, "complete": complete}
     read = read_examples(data, context, stream, **reading)
     estimator.set_params(space=read.space).fit(read.X, context=read.context)
     estimator.save(target)

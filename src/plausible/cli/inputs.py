@@ -42,22 +42,42 @@ def read_examples(path: str, context: list[str] | None, stream: bool = False, **
     return found
 
 
-def _in_memory(path: str, context: list[str] | None, **reading: Any) -> Examples:
+def _in_memory(path: str, context: list[str] | None, complete: bool, **reading: Any) -> Examples:
     from plausible.data import read
 
     data, given = read(path, **reading), None
+    if complete:
+        data = _complete(data, reading["kinds"])
     if context:
         data, given = _parted(path, data, context)
     return Examples(data.X, data.space, data.name, data.notes, data, given)
 
 
-def _streamed(path: str, context: list[str] | None, **reading: Any) -> Examples:
+def _complete(data: Any, kinds: dict[str, str] | None) -> Any:
+    """The rows of a table that lack nothing."""
+    import pandas as pd
+
+    from plausible.space import infer
+
+    if data.space.type != "table":
+        raise DataError("--drop-missing leaves out rows of a table; these are no rows")
+    whole = pd.DataFrame(data.X).notna().all(axis=1).to_numpy()
+    if whole.sum() < 2:
+        raise DataError(f"--drop-missing: {whole.sum()} of {len(whole):,} rows lack nothing; at least 2 are needed")
+    X = data.X[whole].reset_index(drop=True) if isinstance(data.X, pd.DataFrame) else data.X[whole]
+    space = infer(X, kinds)
+    notes = [n for n in data.notes if n not in data.space.guesses]
+    left_out = f"{(~whole).sum():,} of {len(whole):,} rows have missing cells and were left out (--drop-missing)"
+    return dataclasses.replace(data, X=X, space=space, notes=(*notes, left_out, *space.guesses))
+
+
+def _streamed(path: str, context: list[str] | None, complete: bool, **reading: Any) -> Examples:
     from plausible.data import Stream
 
-    refused = [flag for flag in ("how", "key", "length") if reading.pop(flag) is not None]
-    if context or refused:
-        flag = {"how": "as"}.get(refused[0], refused[0]) if refused else "context"
-        raise DataError(f"--{flag} needs the data in memory; leave out --stream")
+    given = {"as": reading.pop("how"), "key": reading.pop("key"), "length": reading.pop("length")}
+    refused = [flag for flag, value in {**given, "context": context, "drop-missing": complete}.items() if value]
+    if refused:
+        raise DataError(f"--{refused[0]} needs the data in memory; leave out --stream")
     stream = Stream(path, **reading)
     space = stream.space()
     return Examples(stream, space, Path(path).name, space.guesses)

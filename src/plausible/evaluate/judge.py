@@ -187,7 +187,7 @@ def refusal(model: Any, task: Task) -> str | None:
     why = can_model(task.space) if can_model else None
     traits = getattr(type(model), "traits", None)
     if why is None and task.missing and traits is not None and not traits.missing:
-        able = registry.capable(lambda f: f.traits.missing and task.space.type in f.traits.events)
+        able = registry.capable(lambda f: f.traits.missing and f.can_model(task.space) is None)
         name = type(model).__name__
         return f"{name} cannot fit examples with missing values; these can: {', '.join(able) or 'none'}"
     return why
