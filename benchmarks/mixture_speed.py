@@ -69,7 +69,7 @@ def main() -> None:
         x = draw(given.rows + 20_000, d, 10, seed=0)
         train, test = x[: given.rows], x[given.rows :]
         variants = {
-            "ours": Timed(lambda s: pl.Mixture(n_components=10, random_state=s, prior=0.01, **settings), train, test),
+            "ours": Timed(lambda s: pl.Mixture(n_components=10, random_state=s, prior=1e-3, **settings), train, test),
             "sklearn": Timed(lambda s: GaussianMixture(10, random_state=s, **settings), train, test),
         }
         with Others() as others:
