@@ -52,7 +52,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(_Residual(here, here, told, dropout) for _ in range(2))
         places = here * height * width
         self.everywhere = nn.Sequential(nn.Linear(places, places // 4), nn.SiLU(), nn.Linear(places // 4, places))
-        self.norm, self.last = _norm(channels), nn.Conv2d(channels, n_out, 1)
+        self.norm, self.last = _norm(channels), nn.Conv2d(channels, n_out, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(n_out, *shape[1:]))
         for layer in (self.last, self.everywhere[-1]):
             nn.init.zeros_(layer.weight)
