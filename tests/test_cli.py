@@ -356,6 +356,7 @@ def refused(folder: Path) -> dict[str, tuple[tuple, str]]:
         "no such column": ((*fit, "--drop", "z"), "'z'"),
         "no such context": ((*fit, "--context", "z"), "'z'"),
         "no such folder": ((*fit, "-o", folder / "no" / "m.plausible"), "make it first"),
+        "model into a folder": ((*fit, "-o", folder), "is a folder"),
         "wrong suffix": (("sample", model, "-o", "x.png"), ".parquet"),
         "missing column": (("score", model, folder / "other.csv"), "'x'"),
         "share out of range": (

@@ -211,7 +211,7 @@ def compare(
     names = None if models is None else [m.strip() for m in models.split(",") if m.strip()]
     for name in names or ():
         registry.get(name)
-    page = writable(Path(out))
+    page = writable(Path(out), folder=True)
     reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
     reading |= {"header": header, "complete": complete}
     read = read_examples(data, context, **reading)
@@ -328,7 +328,7 @@ def sample(
 
     fitted = _load(model)
     if out is not None:
-        check_form(writable(Path(out)), fitted.space_)
+        check_form(writable(Path(out), folder=True), fitted.space_)
     elif fitted.space_.type == "image":
         as_text(None, fitted.space_)
     with busy(f"drawing {n:,}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,15 @@ def kinds_of(pairs: list[str] | None) -> dict[str, str] | None:
     return found or None
 
 
-def writable(path: Path) -> Path:
-    """Refuse a place that cannot be written to, before the work and not after it."""
-    if not path.parent.is_dir():
+def writable(path: Path, *, folder: bool = False) -> Path:
+    """Refuse a place that cannot be written to, before the work and not after it; `folder`: it may be one."""
+    if path.is_dir():
+        if not folder:
+            raise PlausibleError(f"{path} is a folder; give the name of a file in it")
+    elif not path.parent.is_dir():
         raise PlausibleError(f"{path}: there is no folder {path.parent}; make it first")
+    if not os.access(path if path.is_dir() else path.parent, os.W_OK):
+        raise PlausibleError(f"{path}: you may not write there; choose another place")
     return path
 
 
