@@ -11,10 +11,13 @@ Each family gets its share of a budget in seconds; all are judged on the same he
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import plausible as pl
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see plausible.cli.commands.main
 
 BUDGETS = {"digits": 100, "diabetes": 50}  # seconds
 TITLES = {"digits": "Handwritten digits", "diabetes": "Patients with diabetes"}
