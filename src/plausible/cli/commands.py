@@ -141,7 +141,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line."""
     # Threads that wait for each other awake stand still for milliseconds when another program wants their core: with
-    # small nets that made fits 20 times slower. To be said before torch is imported.
+    # small nets, fits took 20 times as long. To be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
