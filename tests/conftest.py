@@ -5,10 +5,6 @@ Tests marked slow, data or gpu are left out of a plain run; ``--all`` runs them 
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("MPLBACKEND", "Agg")
-
 import numpy as np
 import pytest
 import torch
