@@ -74,6 +74,11 @@ class Module(nn.Module):
     bound_samples: ClassVar[int] = BOUND_SAMPLES  # noises that `log_prob` of an example is averaged over
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The precision it computes in: that of its parameters; statistics without any are double."""
+        return next((p.dtype for p in self.parameters()), torch.float64)
+
+    @property
     def n_parameters(self) -> int:
         """The number of free parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
@@ -296,7 +301,7 @@ class Generative(DensityMixin, BaseEstimator):
 
     def _log_prob(self, module: Module, x: torch.Tensor, c: torch.Tensor | None, samples: int | None) -> torch.Tensor:
         x = x.to(self._device())
-        dtype = next((p.dtype for p in module.parameters()), torch.float64)
+        dtype = module.dtype
         c = None if c is None else c.to(dtype)
         if self.likelihood_kind_ == "exact":
             z, log_c = self.transforms_(x)
@@ -453,7 +458,7 @@ def _events(
     chain: Chain, module: Module, x: torch.Tensor, c: torch.Tensor | None, weight: torch.Tensor | None
 ) -> Events:
     """Examples in model space; where the transforms draw noise they are codes, to be transformed batch by batch."""
-    dtype = next((p.dtype for p in module.parameters()), torch.float64)
+    dtype = module.dtype
     if chain.stochastic:
         return Events(x, c, weight, lambda x, rng: chain(x, rng)[0], dtype)
     z = chain(x)[0]

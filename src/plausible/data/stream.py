@@ -130,7 +130,6 @@ class _Delimited:
             head = file.read(tables.SAMPLE + 1)
         whole = len(head) <= tables.SAMPLE
         self.dialect = tables.sniff(head[: tables.SAMPLE], whole=whole, tabs=".tsv" in suffixes, header=header)
-        self._dates: dict[str, str] = {}
 
     def _open(self) -> io.TextIOBase:
         opened = gzip.open if self.stream._packed else open
@@ -177,7 +176,7 @@ class _Parquet:
 
         self.stream = stream
         try:
-            self._rows = pyarrow.parquet.ParquetFile(stream.path).metadata.num_rows
+            pyarrow.parquet.ParquetFile(stream.path).close()
         except (OSError, pyarrow.ArrowException) as err:
             raise ReadError(f"this is no Parquet file, or it is cut short ({str(err).splitlines()[0]})") from None
 

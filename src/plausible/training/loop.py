@@ -172,7 +172,7 @@ class _Run:
         if elapsed >= self.budget:
             self.history.stopped = "budget"
         elif self.tolerance:
-            pass  # it ends when it has converged, which nobody can foretell
+            return  # it ends when it has converged, which nobody can foretell
         elif self.taken > 3 and not hasattr(self, "_forecast") and elapsed > min(FORECAST_AFTER, self.budget / 10):
             self._forecast = elapsed / self.taken * total
             if self._forecast > 1.2 * self.budget:
