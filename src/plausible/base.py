@@ -47,7 +47,8 @@ class Traits:
         kinds: kinds of the columns it can model.
         context: whether it models p(x | c).
         missing: whether it fits and scores examples with missing cells, exactly.
-        given: how it draws the rest of a partly known example.
+        marginals: whether it scores examples with missing cells, exactly, though it needs complete ones to fit.
+        given: how it draws the rest of a partly known example; 'exact' promises `sample_given` of its module.
         latent: whether it has a latent code.
         conditionals: whether it offers p(x_d | x_<d) step by step.
         streams: whether it can be fitted chunk by chunk on a file larger than memory.
@@ -58,6 +59,7 @@ class Traits:
     kinds: frozenset[str] = frozenset({"binary", "categorical", "ordinal", "count", "real"})
     context: bool = False
     missing: bool = False
+    marginals: bool = False
     given: Literal["exact", "approximate"] | None = None
     latent: bool = False
     conditionals: bool = False
@@ -68,6 +70,10 @@ class Module(nn.Module):
     """The mathematics of a family, in model space. It answers those of these that its traits promise.
 
     z has shape (n, \\*event), c (features of the context) has shape (n, F); rng is a ``torch.Generator`` or `RowNoise`.
+
+    More that free functions of `plausible.uses` ask for, where there is an exact answer: ``sample_given(z, c, rng=)``
+    draws the cells of z that are NaN from p(missing | known) and leaves the others as they are; ``likely_given(z, c)``
+    puts their jointly most likely values there.
     """
 
     variable_buffers: ClassVar[tuple[str, ...]] = ()  # those whose shape depends on the data
@@ -183,7 +189,7 @@ class Generative(DensityMixin, BaseEstimator):
             self._fit_stream(X, context, sample_weight, rng)
         else:
             self._look_at(X, infer(X, self.space))
-            x = self._encode(X)
+            x = self._encode_complete(X)
             c = self._fit_context(context, len(x))
             self._fit_codes(x, c, self._weights(sample_weight, x), rng)
         self.fit_seconds_ = time.perf_counter() - started
@@ -221,7 +227,7 @@ class Generative(DensityMixin, BaseEstimator):
             raise DataError("a Stream holds examples only: fit in memory to use a context or sample weights")
         self._look_at(stream.head(2), self.space if isinstance(self.space, Space) else stream.space())
         self._fit_context(None, 0)
-        codes = Coded(stream, self._encode, self._held_out_share(), seed_of(rng))
+        codes = Coded(stream, self._encode_complete, self._held_out_share(), seed_of(rng))
         sample, held_out = (t.to(self._device()) for t in codes.look())
         chain, module = self._assemble(sample, None, rng)
 
@@ -383,10 +389,21 @@ class Generative(DensityMixin, BaseEstimator):
         return torch.device("cpu")
 
     def _encode(self, X: Any) -> torch.Tensor:
-        """Return codes, refusing missing cells where the family has no answer to them."""
+        """Return codes to be scored, refusing missing cells where the family cannot integrate them out."""
         if isinstance(self.space_, Table) and hasattr(self, "n_features_in_"):
             validate_data(self, X, skip_check_array=True, reset=False)
         x = self.space_.encode(X)
+        if not self.traits.marginals:
+            self._refuse_missing(x)
+        return x
+
+    def _encode_complete(self, X: Any) -> torch.Tensor:
+        """Return codes to be fitted on, refusing missing cells where the family needs complete examples."""
+        x = self._encode(X)
+        self._refuse_missing(x)
+        return x
+
+    def _refuse_missing(self, x: torch.Tensor) -> None:
         if not self.traits.missing and self.space_.type != "text" and x.is_floating_point() and x.isnan().any():
             where = int(x.isnan().reshape(len(x), -1).any(0).nonzero()[0])
             others = registry.capable(lambda f: f.traits.missing and f.can_model(self.space_) is None)
@@ -395,7 +412,6 @@ class Generative(DensityMixin, BaseEstimator):
                 f"cannot integrate out; these families can: {', '.join(others)}. "
                 "Or leave those rows out (--drop-missing), or fill them"
             )
-        return x
 
     def _fit_context(self, context: Any, n: int) -> torch.Tensor | None:
         self.context_space_, self.context_columns_ = None, ()
