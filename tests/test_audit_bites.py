@@ -191,6 +191,23 @@ def test_wrong_temperature_of_bits(temperature):
     refuse("samples_agree_with_the_density", pl.MADE, {"binary"}, module={"sample": sample})
 
 
+def test_draw_that_ignores_what_is_known():
+    def sample_given(self, z, c=None, *, rng):
+        return torch.where(z.isnan(), self.sample(len(z), rng=rng).reshape(z.shape), z)
+
+    name = "draws_given_a_part_agree_with_the_density"
+    refuse(name, pl.Histogram, {"real"}, module={"sample_given": sample_given})
+
+
+def test_draw_that_changes_what_is_known():
+    def sample_given(self, z, c=None, *, rng):
+        return self.sample(len(z), rng=rng).reshape(z.shape)
+
+    name = "draws_given_a_part_agree_with_the_density"
+    found = refuse(name, pl.Histogram, {"binary"}, module={"sample_given": sample_given})
+    assert "known" in found[name].detail
+
+
 def test_step_cache_that_drifts():
     def step(self, state, value=None):
         params = type(self).__mro__[1].step(self, state, value)

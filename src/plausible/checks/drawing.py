@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy import stats
 
-from plausible.checks.audit import Broken, check
-from plausible.checks.cases import Bench
+from plausible.checks.audit import Broken, NotApplicable, check
+from plausible.checks.cases import Bench, encoded
+from plausible.randomness import generator
 
 SAMPLES = 8000
 FEWER_SAMPLES = 3000  # where the mass is itself an estimate, with an error that must stay the smaller one
@@ -37,6 +39,49 @@ def samples_agree_with_the_density(bench: Bench) -> str:
             if not p >= LEVEL:
                 raise Broken(f"on {case.name}, samples are more or less plausible than they should be (p = {p:.1g})")
     return ", ".join(found)
+
+
+@check
+def draws_given_a_part_agree_with_the_density(bench: Bench) -> str:
+    """Cells drawn given the others leave those as they are and follow the density.
+
+    Blank cells of the model's own samples, in several patterns, and fill them: if what fills them comes from
+    p(missing | known), the result is distributed as the model again, by the tests that samples are held to.
+    """
+    if bench.traits.given != "exact":
+        raise NotApplicable("it draws nothing given a part exactly")
+    found = []
+    for case in bench.some("examples of several dimensions", lambda s: s.dims > 1 and s.type != "text"):
+        model = bench.fitted(case)
+        if model.likelihood_kind_ != "exact":
+            continue
+        z, _ = encoded(model, model.sample(SAMPLES, random_state=bench.random_state))
+        z = z.flatten(1)
+        blank = _patterns(z, bench.random_state)
+        holes = torch.where(blank, torch.nan, z).reshape(-1, *model.space_.shape)
+        rng = generator(bench.random_state + 1)  # not that of the samples, which the known cells came from
+        with torch.no_grad():
+            drawn = model._evaluator().sample_given(holes, None, rng=rng).flatten(1)
+            S = model.space_.decode(model.transforms_.inverse(drawn.reshape(-1, *model.space_.shape), rng))
+        if not torch.equal(drawn[~blank], z[~blank]):
+            raise Broken(f"on {case.name}, cells that were known have been changed")
+        atlas, log_p, mass = bench.covered(case)
+        p = _cells_test(atlas, mass / mass.sum(1).mean(), model.space_.encode(S), 0.0)
+        p = min(p, _typical_test(log_p, mass, model.log_prob(S)))
+        if not p >= LEVEL:
+            raise Broken(f"on {case.name}, completed samples are distributed otherwise than the density (p = {p:.1g})")
+        found.append(f"{case.name}: p = {p:.2g}")
+    if not found:
+        raise NotApplicable("its likelihood is exact on no examples of several dimensions")
+    return ", ".join(found)
+
+
+def _patterns(z: torch.Tensor, seed: int, how_many: int = 4) -> torch.Tensor:
+    """Return which cells to blank (n, D): a few patterns, in each of which some are blank and some are not."""
+    patterns = torch.rand(how_many, z.shape[1], generator=generator(seed)) < 0.5
+    patterns[:, 0], patterns[: how_many // 2, 0], patterns[: how_many // 2, 1] = True, False, True
+    patterns[how_many // 2 :, 1] = False
+    return patterns[torch.arange(len(z)) % how_many]
 
 
 def _cells_test(atlas, mass: np.ndarray, codes, tolerance: float) -> float:

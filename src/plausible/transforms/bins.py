@@ -21,18 +21,19 @@ from plausible.randomness import row_hash, uniform
 from plausible.space import Space
 from plausible.transforms.base import Transform, sum_over
 
-RULES = ("risk", "fd", "scott", "sturges")
+RULES = ("risk", "fd", "scott", "sturges", "mass")
 PSEUDO_ROWS = tuple(4.0**k for k in range(-2, 8))
 CANDIDATES = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128)
 
 
 class Bins(Transform):
-    """Equal-width bins between the smallest and the largest training value, and a tail at either side.
+    """Bins between the smallest and the largest training value, and a tail at either side.
 
     Args:
         rule: the number of bins of every column, or how to choose it: 'risk' takes the number, the same for all
             columns, for which the leave-one-out likelihood of the joint histogram is best; 'fd' (Freedman-Diaconis),
-            'scott' and 'sturges' are the rules of those names, column by column.
+            'scott' and 'sturges' are the rules of those names, column by column. These bins are of equal width; those
+            of 'mass' hold equally many rows, about the square root of their number each.
     """
 
     variable_buffers = ("edges",)
@@ -60,6 +61,9 @@ class Bins(Transform):
             w = None if weight is None else weight[whole]
             scores = [self._leave_one_out(x[whole], m, w) for m in CANDIDATES]
             self._cut(x, [CANDIDATES[int(np.argmax(scores))]] * x.shape[1])
+        elif self.rule == "mass":
+            w = torch.ones(len(x), dtype=x.dtype, device=x.device) if weight is None else weight
+            self._set([self._equal_mass(d, x[:, d], w) for d in range(x.shape[1])])
         elif isinstance(self.rule, str):
             known = [column[~np.isnan(column)] for column in x.T.cpu().numpy()]
             chosen = [len(np.histogram_bin_edges(_middle(column), self.rule)) - 1 for column in known]
@@ -68,22 +72,47 @@ class Bins(Transform):
             self._cut(x, [int(self.rule)] * x.shape[1])
 
     def _cut(self, x: torch.Tensor, bins: list[int]) -> None:
+        """Cut each column into that many bins of equal width."""
         edges = []
         for d, m in enumerate(bins):
-            known = x[~x[:, d].isnan(), d]
-            low, high = known.min().item(), known.max().item()
-            low = low if self.floor[d].isinf() else self.floor[d].item()
-            if self.real[d] and low == high:  # a pixel that never changes: one unit about it
-                low, high = low - 0.5, high + 0.5
+            low, high = self._ends(d, x[:, d])
             if self.real[d]:
                 edges.append(np.linspace(low, high, m + 1))
             else:  # between integers, so that every bin holds at least one of them
                 edges.append(np.unique(np.round(np.linspace(low, high + 1, m + 1))) - 0.5)
-            self.tail[d] = max((high - low) / 10, 0.0 if self.real[d] else 1.0)
+        self._set(edges)
+
+    def _equal_mass(self, d: int, x: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
+        """Return edges between which lie equal shares of the rows; a value that many rows share ends fewer bins."""
+        low, high = self._ends(d, x)
+        known = ~x.isnan() & (weight > 0)
+        values, order = x[known].sort()
+        share = weight[known][order].cumsum(0) / weight[known].sum()
+        m = max(round(float(weight[known].sum()) ** 0.5), 1)
+        inner = torch.searchsorted(share, torch.arange(1, m, dtype=x.dtype, device=x.device) / m)
+        cuts = values[inner.clamp_max(len(values) - 1)].cpu().numpy()
+        if self.real[d]:
+            return np.unique(np.r_[low, cuts, high])
+        return np.unique(np.r_[low, np.ceil(cuts), high + 1]) - 0.5
+
+    def _ends(self, d: int, x: torch.Tensor) -> tuple[float, float]:
+        """Return the lowest and the highest value of column d."""
+        known = x[~x.isnan()]
+        low, high = known.min().item(), known.max().item()
+        low = low if self.floor[d].isinf() else self.floor[d].item()
+        if self.real[d] and low == high:  # a pixel that never changes: one unit about it
+            low, high = low - 0.5, high + 0.5
+        return low, high
+
+    def _set(self, edges: list[np.ndarray]) -> None:
+        """Keep the edges of each column, and tails of a tenth of its range."""
         self.counts.copy_(torch.tensor([len(e) - 1 for e in edges]))
-        self.edges = torch.full((len(edges), max(map(len, edges))), torch.inf, dtype=torch.float64, device=x.device)
+        device = self.edges.device
+        self.edges = torch.full((len(edges), max(map(len, edges))), torch.inf, dtype=torch.float64, device=device)
         for d, e in enumerate(edges):
             self.edges[d, : len(e)] = torch.from_numpy(e)
+            reach = e[-1] - e[0] if self.real[d] else e[-1] - e[0] - 1
+            self.tail[d] = max(reach / 10, 0.0 if self.real[d] else 1.0)
 
     def _leave_one_out(self, x: torch.Tensor, m: int, weight: torch.Tensor | None) -> float:
         """Mean log density of each row under the histogram of the others, smoothed towards independence as is best."""
@@ -135,7 +164,7 @@ class Bins(Transform):
         tails = torch.where(self.real, -beyond / self.tail - self.tail.log(), self._log_geometric(beyond))
         log_c = torch.where(lower | upper, tails, inside)
         z = torch.where(self.cut & ~x.isnan(), z.double(), x)
-        return z.reshape(shape), sum_over(torch.where(self.cut, log_c, torch.zeros_like(x)))
+        return z.reshape(shape), sum_over(torch.where(self.cut & ~x.isnan(), log_c, 0.0))
 
     def _log_geometric(self, beyond: torch.Tensor) -> torch.Tensor:
         """log P of the k-th integer (k = 0, 1, ...) past an edge that lies half a step before the first."""

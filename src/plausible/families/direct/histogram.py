@@ -9,6 +9,10 @@ volume of the cell. The a pseudo-rows, spread as if the columns were independent
 a is chosen by leave-one-out likelihood, so that a table with too many cells for its rows falls back to the product of
 its columns. Only cells with rows are stored: memory grows with the data, not with the number of cells.
 
+Marginals are sums over cells: of those cells k whose known part is that of x,
+
+    P(k_o) = (sum_k c_k + a q(k_o)) / (n + a),    P(k | k_o) = (c_k + a q_k) / (sum_k' c_k' + a q(k_o))
+
 References: Scott, On optimal and data-based histograms, 1979. Rudemo, Empirical choice of histograms, 1982 (choice of
 the bins by leave-one-out). Good, The Estimation of Probabilities, 1965 (smoothing towards independence).
 """
@@ -81,33 +85,83 @@ class _Histogram(Module):
         log_p = (others + a * self._log_independent(self.cells).exp()).log() - (n - 1 + a).clamp_min(1e-9).log()
         return float((self.counts * log_p).sum() / n)
 
-    def _log_independent(self, cells: torch.Tensor) -> torch.Tensor:
-        """log q of cells (n, D)."""
+    def _log_independent(self, cells: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+        """log q of cells (n, D), or of those of the known columns (n, D_o)."""
         offsets = torch.tensor([sum(self.levels[:d]) for d in range(self.dims)], device=cells.device)
-        return self.log_q[cells.long() + offsets].sum(1)
+        return self.log_q[cells.long() + (offsets if known is None else offsets[known])].sum(1)
 
     def log_prob(self, z, c=None, rng=None):
-        cells = z.reshape(len(z), -1).to(torch.int32)
-        place = torch.searchsorted(self.keys, row_hash(cells)).clamp_max(len(self.keys) - 1)
-        found = (self.cells[place] == cells).all(1)
-        count = torch.where(found, self.counts[place], 0.0)
-        log_q = self._log_independent(cells)
-        # In logarithms, as q of many columns is below the smallest float.
-        smooth = self.smoothing.log() + log_q
-        return torch.logaddexp(count.log(), smooth) - (self.counts.sum() + self.smoothing).log()
+        z = z.reshape(len(z), -1)
+        log_p = torch.empty(len(z), dtype=torch.float64, device=z.device)
+        for known, rows in _patterns(z):
+            cells = z[rows][:, known].to(torch.int32)
+            log_count = self._log_count(cells, known)
+            # In logarithms, as q of many columns is below the smallest float.
+            smooth = self.smoothing.log() + self._log_independent(cells, known)
+            log_p[rows] = torch.logaddexp(log_count, smooth) - (self.counts.sum() + self.smoothing).log()
+        return log_p
+
+    def _log_count(self, cells: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """log of the number of rows with these values in the known columns."""
+        if known.all():
+            place = torch.searchsorted(self.keys, row_hash(cells)).clamp_max(len(self.keys) - 1)
+            found = (self.cells[place] == cells).all(1)
+            return torch.where(found, self.counts[place], 0.0).log()
+        _, below, first, last = self._matching(cells, known)
+        return (below[last] - below[first]).log()
+
+    def _matching(self, cells, known) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The cells that agree with `cells` (n, D_o) in the known columns.
+
+        Returns an order (U,) of the cells, the rows (U + 1,) in all before each in that order, and for each of the n
+        where the agreeing ones begin and end.
+        """
+        if not known.any():
+            order = torch.arange(len(self.cells), device=cells.device)
+            first = torch.zeros(len(cells), dtype=torch.long, device=cells.device)
+            last = first + len(order)
+        else:
+            keys, order = row_hash(self.cells[:, known].contiguous()).sort()
+            wanted = row_hash(cells.contiguous())
+            first, last = torch.searchsorted(keys, wanted), torch.searchsorted(keys, wanted, right=True)
+        below = torch.nn.functional.pad(self.counts[order].cumsum(0), (1, 0))
+        return order, below, first, last
 
     def sample(self, n, c=None, *, rng):
-        total = self.counts.sum()
-        z = torch.empty(n, self.dims, dtype=torch.float64, device=self.counts.device)
-        u = uniform(rng, (n, self.dims + 2), z)
+        everything = torch.full((n, self.dims), torch.nan, dtype=torch.float64, device=self.counts.device)
+        return self.sample_given(everything, rng=rng)
+
+    def sample_given(self, z, c=None, *, rng):
+        """Fill the NaN of z: from a counted cell that agrees with what is known, or column by column from q."""
+        shape = z.shape
+        z = z.reshape(len(z), -1).double()
+        u = uniform(rng, (len(z), self.dims + 2), z)
+        drawn = z.clone()
         start = 0
         for d, k in enumerate(self.levels):
             below = self.log_q[start : start + k].exp().cumsum(0)[:-1]
-            z[:, d] = (u[:, d : d + 1] >= below).sum(1).double()
+            drawn[:, d] = (u[:, d : d + 1] >= below).sum(1).double()
             start += k
-        counted = u[:, -1] < total / (total + self.smoothing)
-        cell = torch.searchsorted(self.counts.cumsum(0), u[:, -2] * total, right=True).clamp_max(len(self.cells) - 1)
-        return torch.where(counted[:, None], self.cells[cell].double(), z)
+        for known, rows in _patterns(z):
+            cells, v = z[rows][:, known].to(torch.int32), u[rows]
+            order, below, first, last = self._matching(cells, known)
+            count = below[last] - below[first]
+            smooth = self.smoothing * self._log_independent(cells, known).exp()
+            counted = v[:, -1] * (count + smooth) < count
+            place = torch.searchsorted(below, below[first] + v[:, -2] * count, right=True) - 1
+            # At the far end of the agreeing cells, rounding may lead to the one behind them.
+            cell = self.cells[order[torch.minimum(place, last - 1).clamp_min(0)]]
+            drawn[rows] = torch.where(counted[:, None], cell.double(), drawn[rows])
+        return torch.where(z.isnan(), drawn, z).reshape(shape)
+
+
+def _patterns(z: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(which columns are known (D,), which rows) for every pattern of missing cells among the rows of z (n, D)."""
+    missing = z.isnan()
+    if not missing.any():
+        return [(~missing.any(0), torch.arange(len(z), device=z.device))] if len(z) else []
+    kinds, which = torch.unique(missing, dim=0, return_inverse=True)
+    return [(~kind, (which == p).nonzero()[:, 0]) for p, kind in enumerate(kinds)]
 
 
 @estimator
@@ -126,7 +180,9 @@ class Histogram(Generative):
 
     bins: str | int = option("risk", "number of bins of a column, or the rule that chooses it", low=1, choices=RULES)
 
-    traits = Traits(density="exact", events=frozenset({"table", "image", "series"}), streams=True)
+    traits = Traits(
+        density="exact", events=frozenset({"table", "image", "series"}), marginals=True, given="exact", streams=True
+    )
 
     def _build(self, space: Space, context_space: Space) -> Module:
         return _Histogram(space)
