@@ -193,7 +193,8 @@ def test_wrong_temperature_of_bits(temperature):
 
 def test_draw_that_ignores_what_is_known():
     def sample_given(self, z, c=None, *, rng):
-        return torch.where(z.isnan(), self.sample(len(z), rng=rng).reshape(z.shape), z)
+        blind = type(self).__mro__[1].sample_given(self, torch.full_like(z, torch.nan), rng=rng)
+        return torch.where(z.isnan(), blind, z)
 
     name = "draws_given_a_part_agree_with_the_density"
     refuse(name, pl.Histogram, {"real"}, module={"sample_given": sample_given})
@@ -201,7 +202,7 @@ def test_draw_that_ignores_what_is_known():
 
 def test_draw_that_changes_what_is_known():
     def sample_given(self, z, c=None, *, rng):
-        return self.sample(len(z), rng=rng).reshape(z.shape)
+        return type(self).__mro__[1].sample_given(self, torch.full_like(z, torch.nan), rng=rng)
 
     name = "draws_given_a_part_agree_with_the_density"
     found = refuse(name, pl.Histogram, {"binary"}, module={"sample_given": sample_given})
