@@ -52,6 +52,7 @@ class Traits:
         latent: whether it has a latent code.
         conditionals: whether it offers p(x_d | x_<d) step by step.
         streams: whether it can be fitted chunk by chunk on a file larger than memory.
+        dependence: whether it models how dimensions depend on each other; a product of columns does not.
     """
 
     density: Density | None
@@ -64,6 +65,7 @@ class Traits:
     latent: bool = False
     conditionals: bool = False
     streams: bool = False
+    dependence: bool = True
 
 
 class Module(nn.Module):

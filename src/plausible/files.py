@@ -185,7 +185,11 @@ def _restore_module(model: Any, space: Space, state: dict[str, torch.Tensor]):
     context = Space(model.context_columns_, (len(model.context_columns_),))
     with torch.device("meta"):
         sketch = model._build(space, context)
-    free = set(sketch.variable_buffers)
+    free = {
+        f"{path}.{name}".removeprefix(".")
+        for path, part in sketch.named_modules()
+        for name in getattr(part, "variable_buffers", ())
+    }
     for key, value in sketch.state_dict().items():
         if key not in state:
             raise ModelFileError(f"the file lacks the tensor {key!r}")
@@ -196,7 +200,8 @@ def _restore_module(model: Any, space: Space, state: dict[str, torch.Tensor]):
             )
     module = model._seeded_build(space, 0)
     for key in free:
-        setattr(module, key, torch.empty_like(state[key]))
+        path, _, name = key.rpartition(".")
+        setattr(module.get_submodule(path), name, torch.empty_like(state[key]))
     module.load_state_dict(state)
     return module
 
