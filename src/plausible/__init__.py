@@ -14,12 +14,13 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
+    "BayesClassifier": "plausible.uses.classify",
     "check_model": "plausible.checks",
     "compare": "plausible.evaluate",
     "load": "plausible.files",
     "read": "plausible.data",
 }
-_MODULES = ("data", "errors", "evaluate", "heads", "registry", "space", "transforms")
+_MODULES = ("data", "errors", "evaluate", "heads", "registry", "sampling", "space", "transforms", "uses")
 
 
 def __getattr__(name: str):

@@ -13,8 +13,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -26,89 +25,15 @@ from plausible import registry
 from plausible.data.stream import Stream
 from plausible.errors import CapabilityError, DataError
 from plausible.heads import Heads
+from plausible.module import Density, Module, Traits
 from plausible.options import check_options, estimator, option
 from plausible.randomness import RowNoise, generator, seed_of
 from plausible.space import Column, Space, Table, infer
+from plausible.space.matrix import as_matrix
 from plausible.training import Chunks, Coded, Events, History, count, run
 from plausible.transforms import Chain, Standardise, Transform
 
-Density = Literal["exact", "lower_bound", "upper_bound", "estimate"]
 ROWS_AT_ONCE = 2_000_000  # values of model space evaluated or drawn in one go
-BOUND_SAMPLES = 16  # noises averaged over in a bound that has noise
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What a family can do, and how exactly.
-
-    Args:
-        density: what its ``log_prob`` is, or None if it has none.
-        events: types of the spaces it can model.
-        kinds: kinds of the columns it can model.
-        context: whether it models p(x | c).
-        missing: whether it fits and scores examples with missing cells, exactly.
-        marginals: whether it scores examples with missing cells, exactly, though it needs complete ones to fit.
-        given: how it draws the rest of a partly known example; 'exact' promises `sample_given` of its module.
-        latent: whether it has a latent code.
-        conditionals: whether it offers p(x_d | x_<d) step by step.
-        streams: whether it can be fitted chunk by chunk on a file larger than memory.
-        dependence: whether it models how dimensions depend on each other; a product of columns does not.
-    """
-
-    density: Density | None
-    events: frozenset[str] = frozenset({"table", "image", "series"})
-    kinds: frozenset[str] = frozenset({"binary", "categorical", "ordinal", "count", "real"})
-    context: bool = False
-    missing: bool = False
-    marginals: bool = False
-    given: Literal["exact", "approximate"] | None = None
-    latent: bool = False
-    conditionals: bool = False
-    streams: bool = False
-    dependence: bool = True
-
-
-class Module(nn.Module):
-    """The mathematics of a family, in model space. It answers those of these that its traits promise.
-
-    z has shape (n, \\*event), c (features of the context) has shape (n, F); rng is a ``torch.Generator`` or `RowNoise`.
-
-    More that free functions of `plausible.uses` ask for, where there is an exact answer: ``sample_given(z, c, rng=)``
-    draws the cells of z that are NaN from p(missing | known) and leaves the others as they are; ``likely_given(z, c)``
-    puts their jointly most likely values there.
-    """
-
-    variable_buffers: ClassVar[tuple[str, ...]] = ()  # those whose shape depends on the data
-    bound_samples: ClassVar[int] = BOUND_SAMPLES  # noises that `log_prob` of an example is averaged over
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision it computes in: that of its parameters; statistics without any are double."""
-        return next((p.dtype for p in self.parameters()), torch.float64)
-
-    @property
-    def n_parameters(self) -> int:
-        """The number of free parameters."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-    def look(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None:
-        """See training examples (n, \\*event) before the first step; by default nothing is made of them."""
-
-    def log_prob(self, z: torch.Tensor, c: torch.Tensor | None = None, rng=None) -> torch.Tensor:
-        """Return log p(z | c), or a bound on it, in nats, with shape (n,)."""
-        raise TypeError(f"{type(self).__name__} has no density")
-
-    def log_weight(self, z: torch.Tensor, c: torch.Tensor | None = None, rng=None) -> torch.Tensor:
-        """Return log w with E[w] = p(z | c) over the noise of rng, with shape (n,). Exact densities need no noise."""
-        return self.log_prob(z, c, rng)
-
-    def loss(self, z: torch.Tensor, c: torch.Tensor | None = None, *, rng=None) -> torch.Tensor:
-        """Return what training minimises, one value per example, with shape (n,)."""
-        return -self.log_prob(z, c, rng)
-
-    def sample(self, n: int, c: torch.Tensor | None = None, *, rng: torch.Generator) -> torch.Tensor:
-        """Return n draws, with shape (n, \\*event)."""
-        raise TypeError(f"{type(self).__name__} cannot sample")
 
 
 class capability:
@@ -393,6 +318,8 @@ class Generative(DensityMixin, BaseEstimator):
     def _encode(self, X: Any) -> torch.Tensor:
         """Return codes to be scored, refusing missing cells where the family cannot integrate them out."""
         if isinstance(self.space_, Table) and hasattr(self, "n_features_in_"):
+            if getattr(X, "ndim", 2) != 2:
+                as_matrix(X)  # which says what is wrong
             validate_data(self, X, skip_check_array=True, reset=False)
         x = self.space_.encode(X)
         if not self.traits.marginals:
