@@ -5,6 +5,7 @@ FAMILIES = {
     "gaussian": "direct.gaussian:Gaussian",
     "histogram": "direct.histogram:Histogram",
     "mixture": "direct.mixture:Mixture",
+    "basis": "direct.basis:Basis",
     "naive_bayes": "direct.naive_bayes:NaiveBayes",
     "made": "autoregressive.made:MADE",
     "coupling_flow": "flow.coupling:CouplingFlow",
