@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from plausible.errors import DataError, SpaceError
-from plausible.space import KINDS, Column, Image, Series, Space, Table, Text, from_json, infer
+from plausible.space import KINDS, Column, Image, Series, Space, Table, Text, from_json, infer, parameter_counts
+from plausible.space.counting import in_figures
 
 # ------------------------------------------------------------------------------------------------------- columns
 
@@ -394,3 +395,13 @@ def test_a_plain_space_holds_codes_already():
     with pytest.raises(TypeError, match="codes already"):
         Space((Column("a", "real"),), (1,)).encode(ONES)
     assert {Image.unit, Series.unit, Text.unit, Table.unit} == {"pixel value", "value", "character", "column"}
+
+
+def test_parameters_of_tables():
+    """The counts of the decks: 28 x 28 binary pixels, and a table small enough to count by hand."""
+    pixels = infer(np.random.default_rng(0).integers(0, 2, (5, 28, 28)).astype(np.uint8))
+    assert parameter_counts(pixels) == {"full table": 2**784 - 1, "chain": 1567, "independent": 784}
+    rows = pd.DataFrame({"a": ["x", "y", "z"], "b": [True, False, True], "c": ["p", "q", "q"]})
+    assert parameter_counts(infer(rows)) == {"full table": 11, "chain": 2 + 3 + 2, "independent": 4}
+    assert parameter_counts(infer(rows.assign(d=[0.1, 0.2, 0.5]))) is None
+    assert in_figures(11) == "11" and in_figures(2**784 - 1) == "about 10^236"

@@ -61,13 +61,22 @@ def described(model: Any, stored: dict, path: Path) -> str:
         ("context", "none" if context is None else ", ".join(c.name for c in context.columns)),
         ("log_prob", "none" if model.likelihood_kind_ is None else model.likelihood_kind_.replace("_", " ")),
         ("measure", model.space_.measure),
-        ("parameters", f"{model.n_parameters_:,}"),
+        ("parameters", _parameters(model)),
         ("fitted in", f"{model.fit_seconds_:.3g} s, {_ended(model)}"),
         ("seed", str(model.random_state)),
         ("file", f"{size(path)}, format {stored['format']}, {versions}"),
         ("fingerprint", f"{model.fingerprint_} (of the training data)"),
     ]
     return "\n".join([aligned(rows), *_columns(model.space_), *_history(model.history_)])
+
+
+def _parameters(model: Any) -> str:
+    """The number of parameters, beside those of tables of probabilities where the columns have levels."""
+    from plausible.space.counting import in_figures, parameter_counts
+
+    counts = parameter_counts(model.space_)
+    tables = "" if counts is None else ", ".join(f"{name} {in_figures(count)}" for name, count in counts.items())
+    return f"{model.n_parameters_:,}" + (f" ({tables})" if tables else "")
 
 
 def _ended(model: Any) -> str:

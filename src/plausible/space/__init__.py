@@ -13,6 +13,7 @@ index, an integer or a real is itself, and a missing cell is NaN. Everything dow
 """
 
 from plausible.space.column import KINDS, MAX_LEVELS, MAX_SPAN, Column, Kind
+from plausible.space.counting import parameter_counts
 from plausible.space.inference import infer
 from plausible.space.spaces import SPACES, Image, Series, Space, Table, Text, from_json
 
@@ -30,4 +31,5 @@ __all__ = [
     "Text",
     "from_json",
     "infer",
+    "parameter_counts",
 ]
