@@ -243,7 +243,7 @@ def _by_parts(
 
     if isinstance(evidence, Mapping):
         used = needed(evidence)
-        return work(Problem(used, evidence, None, keep, device), chosen(evidence, used).order)
+        return work(Problem(used, cards, evidence, None, keep, device), chosen(evidence, used).order)
     parts, places = [], []
     for rows in _groups(evidence, sorted(cards), chosen):
         here = ~evidence[rows].isnan()
@@ -251,7 +251,7 @@ def _by_parts(
         best = chosen(here.all(0).nonzero()[:, 0].tolist(), used)
         size = max(1, min(TILE // best.largest, limit // best.bytes, len(rows)))
         for tile in rows.split(size):
-            part = Problem(used, evidence, tile, keep, device)
+            part = Problem(used, cards, evidence, tile, keep, device)
             parts.append(work(part, [v for v in best.order if v in part.free]))
             places.append(tile)
     result = torch.cat(parts)

@@ -17,6 +17,7 @@ from math import prod
 from plausible.errors import DataError
 
 LIMIT = 2 << 30  # bytes of the tables that are alive at once
+SMALL = 10_000  # entries of all tables, from which on it is worth looking for a better order
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def _plan(cards: tuple[tuple[int, int], ...], scopes: frozenset[frozenset[int]],
         order, tables, messages = _greedy(list(neighbours), sizes, set(out), least_fill)
         if best is None or sum(tables) < sum(best[1]):
             best = order, tables, messages
+        if sum(tables) < SMALL:
+            break
     order, tables, messages = best
     largest = max([*tables, prod(sizes[place[v]] for v in keep)])
     # Messages stay for the way back; a product, its exponentials and a sum of two are alive at once.

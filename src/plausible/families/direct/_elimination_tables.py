@@ -55,10 +55,23 @@ class Table:
 
 @dataclass(frozen=True)
 class Bucket:
-    """The tables that were multiplied when a variable was summed out; it is the first of each one's variables."""
+    """What was met when a variable was summed out.
 
-    variable: int
+    Args:
+        tables: those that have the variable, as their first.
+        scope: all their variables, in the order of elimination.
+        log: their product, where it was kept.
+        message: what became of it, a table over the later variables.
+    """
+
     tables: list[Table]
+    scope: tuple[int, ...]
+    log: torch.Tensor | None
+    message: torch.Tensor
+
+    @property
+    def variable(self) -> int:
+        return self.scope[0]
 
     def log_weights(self, levels: torch.Tensor) -> torch.Tensor:
         """Return (K, n): the log of what is proportional to p(variable | later variables at their levels (n, V))."""
@@ -87,13 +100,14 @@ class Problem:
     def __init__(
         self,
         factors: Sequence[Factor],
+        cards: Mapping[int, int],
         evidence: Evidence,
         rows: torch.Tensor | None,
         keep: frozenset[int],
         device: torch.device,
     ):
         self.rows, self.device = rows, device
-        self.cards = cards = cardinalities(factors)
+        self.cards = cards = {v: cards[v] for factor in factors for v in factor.variables}
         part: dict[int, torch.Tensor] = {}
         if isinstance(evidence, Mapping):
             self.n = 1
@@ -170,7 +184,9 @@ class Problem:
         flat = torch.zeros_like(moved).reshape(*moved.shape[: len(free)], -1)
         moved += flat.index_add_(-1, place, expected).reshape(moved.shape)
 
-    def eliminate(self, order: Sequence[int], reduce: Callable) -> tuple[list[Table], list[Bucket]]:
+    def eliminate(
+        self, order: Sequence[int], reduce: Callable, keep_products: bool = False
+    ) -> tuple[list[Table], list[Bucket]]:
         """Sum (or maximise) variables out, in order; return the tables over the others, and the buckets."""
         when = {v: i for i, v in enumerate(order)}
         waiting: list[list[Table]] = [[] for _ in order]
@@ -185,8 +201,10 @@ class Problem:
         buckets = []
         for v, tables in zip(order, waiting, strict=True):
             scope = _scope(tables, v, when)
-            hand_on(Table(scope[1:], reduce(product(tables, scope, self.cards), 0)))
-            buckets.append(Bucket(v, tables))
+            log = product(tables, scope, self.cards)
+            message = reduce(log, 0)
+            hand_on(Table(scope[1:], message))
+            buckets.append(Bucket(tables, scope, log if keep_products else None, message))
         return rest, buckets
 
     def calibrate(self, order: Sequence[int]) -> tuple[dict[int, tuple[tuple[int, ...], torch.Tensor]], torch.Tensor]:
@@ -195,19 +213,16 @@ class Problem:
         Going back, p(v, others | evidence) = p(v | others, evidence) p(others | evidence): the first is the bucket's
         own product, normalised, the second a margin of the bucket that got its message.
         """
-        rest, buckets = self.eliminate(order, torch.logsumexp)
+        rest, buckets = self.eliminate(order, torch.logsumexp, keep_products=True)
         refuse_impossible(rest, self)
-        when = {v: i for i, v in enumerate(order)}
         beliefs: dict[int, tuple[tuple[int, ...], torch.Tensor]] = {}
         for bucket in reversed(buckets):
-            scope = _scope(bucket.tables, bucket.variable, when)
-            log = product(bucket.tables, scope, self.cards)
+            others = bucket.scope[1:]
             # Where the others are impossible there is nothing to normalise; their own probability is zero.
-            total = torch.logsumexp(log, 0)
-            p = (log - total.masked_fill(total == -torch.inf, 0.0)).exp_()
-            if scope[1:]:
-                p = p * onto(scope[1:], *beliefs[scope[1]])
-            beliefs[bucket.variable] = (scope, p)
+            p = (bucket.log - bucket.message.masked_fill(bucket.message == -torch.inf, 0.0)).exp_()
+            if others:
+                p = p * onto(others, *beliefs[others[0]])
+            beliefs[bucket.variable] = (bucket.scope, p)
         return beliefs, sum(t.log for t in rest)
 
 
@@ -229,7 +244,10 @@ def _scope(tables: Sequence[Table], first: int, when: Mapping[int, int]) -> tupl
 def product(tables: Sequence[Table], scope: Sequence[int], cards: Mapping[int, int]) -> torch.Tensor:
     """Multiply tables: log values (*levels of `scope`, b), an axis being 1 where no table has the variable."""
     total = None
-    for table in sorted(tables, key=lambda t: -t.log.numel()):
+    for table in sorted(tables, key=lambda t: -t.log.numel()) if len(tables) > 1 else tables:
+        if table.variables == scope:
+            total = table.log if total is None else total + table.log
+            continue
         axes = [table.variables.index(v) for v in scope if v in table.variables]
         log = table.log if axes == list(range(len(axes))) else table.log.permute(*axes, -1)
         log = log.reshape([cards[v] if v in table.variables else 1 for v in scope] + [log.shape[-1]])
