@@ -132,3 +132,23 @@ def parts(n: int, rows: int = 4096) -> list[slice]:
     """Cut n rows into pieces of at most `rows`, which is taken to be between 256 and 4096."""
     rows = min(max(rows, 256), 4096)
     return [slice(start, start + rows) for start in range(0, n, rows)]
+
+
+def quantiles(x: torch.Tensor, w: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Weighted quantiles of each column: values and weights (n, G), shares (M,) -> (G, M)."""
+    order = x.argsort(0)
+    below = w.gather(0, order).cumsum(0)
+    shares = shares.clamp_min(1e-12)  # the lowest value that has any weight
+    place = torch.searchsorted((below / below[-1]).T.contiguous(), shares.expand(x.shape[1], -1).contiguous())
+    return x.gather(0, order).T.gather(1, place.clamp_max(len(x) - 1))
+
+
+def mean_of(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Weighted mean of what is known of each column: (n, D) and (n,) -> (D,)."""
+    known = ~x.isnan() * w[:, None]
+    return (torch.nan_to_num(x) * known).sum(0) / known.sum(0).clamp_min(1e-300)
+
+
+def variance_of(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Their weighted variance about that mean (D,)."""
+    return mean_of((x - mean_of(x, w)).square(), w)

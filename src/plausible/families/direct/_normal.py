@@ -1,4 +1,4 @@
-r"""The multivariate normal with missing cells: its marginals, and the expectations EM needs.
+r"""The multivariate normal with missing cells: its marginals, its conditionals, and the expectations EM needs.
 
 For observed cells o and missing cells m of a row,
 
@@ -6,6 +6,9 @@ For observed cells o and missing cells m of a row,
 
 Rows that miss the same cells share a pattern. All patterns are handled in one batch: with M the diagonal of the
 observed cells, M S M + (I - M) is S_oo beside an identity, which has the determinant of S_oo and leaves zeros alone.
+
+A draw of x_m given x_o takes no factor of the conditional covariance (Hoffman and Ribak, 1991): with x* drawn from the
+whole normal, x*_m + S_mo S_oo^-1 (x_o - x*_o) has the conditional law.
 """
 
 from __future__ import annotations
@@ -23,20 +26,45 @@ def log_density(x: torch.Tensor, mean: torch.Tensor, cholesky: torch.Tensor) -> 
 
 def log_marginal(x: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
     """log N of the observed cells of each row; zero for a row with none: (n, D) with NaN -> (n,)."""
+    if not x.isnan().any():
+        return log_density(x, mean, torch.linalg.cholesky(covariance))
+    distance, log_det = distance_of(x, mean, covariance)
+    return -0.5 * (distance + log_det) - (~x.isnan()).sum(1) * LOG_SQRT_2PI
+
+
+def distance_of(x: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x_o - mu_o)' S_oo^-1 (x_o - mu_o) and log det S_oo of the observed cells o of each row: both (n,)."""
     missing = x.isnan()
     if not missing.any():
-        return log_density(x, mean, torch.linalg.cholesky(covariance))
-    observed, which, cholesky = _patterns(missing, covariance)
+        cholesky = torch.linalg.cholesky(covariance)
+        white = torch.linalg.solve_triangular(cholesky, (x - mean).T, upper=False)  # (D, n)
+        return white.square().sum(0), (2 * cholesky.diagonal().log().sum()).expand(len(x))
+    _, which, cholesky = _patterns(missing, covariance)
     residual = torch.nan_to_num(x - mean)[:, :, None]
     white = torch.linalg.solve_triangular(cholesky[which], residual, upper=False)[:, :, 0]  # (n, D)
-    log_det = cholesky.diagonal(dim1=1, dim2=2).log().sum(1)[which]
-    return -0.5 * white.square().sum(1) - log_det - observed[which].sum(1) * LOG_SQRT_2PI
+    return white.square().sum(1), 2 * cholesky.diagonal(dim1=1, dim2=2).log().sum(1)[which]
+
+
+def regress(residual: torch.Tensor, missing: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """S_.o S_oo^-1 e_o of residuals e (n, D), of which the missing cells do not count: what the others foretell."""
+    if not len(residual):
+        return residual
+    _, which, cholesky = _patterns(missing, covariance)
+    known = torch.where(missing, 0.0, residual)[:, :, None]
+    return torch.cholesky_solve(known, cholesky[which])[:, :, 0] @ covariance
 
 
 def moments(
-    x: torch.Tensor, weight: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    mean: torch.Tensor,
+    covariance: torch.Tensor,
+    share: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Expected weighted sums of x (D,) and of x x' (D, D), given the observed cells under N(mean, covariance)."""
+    """Expected weighted sums of x (D,) and of x x' (D, D), given the observed cells under N(mean, covariance).
+
+    The spread of the missing cells counts by `share`, if that is not the weight of the row.
+    """
     missing = x.isnan()
     second = torch.zeros_like(covariance)
     if missing.any():
@@ -44,7 +72,8 @@ def moments(
         residual = torch.nan_to_num(x - mean)[:, :, None]
         solved = torch.cholesky_solve(residual, cholesky[which])[:, :, 0]  # S_oo^-1 (x_o - mu_o), zero elsewhere
         x = torch.where(missing, mean + solved @ covariance, x)
-        shares = torch.zeros(len(observed), dtype=x.dtype, device=x.device).index_add_(0, which, weight)
+        shares = torch.zeros(len(observed), dtype=x.dtype, device=x.device)
+        shares.index_add_(0, which, weight if share is None else share)
         second = _spread(observed, shares, cholesky, covariance)
     return weight @ x, second + (x * weight[:, None]).T @ x
 

@@ -21,6 +21,7 @@ from plausible.space import Space
 from plausible.training import Events, History, count, em, run
 from plausible.transforms import Dequantise, Logit, Standardise
 
+ROWS = 1024  # filled in at a time: each may have a pattern, and so a covariance, of its own
 RIDGE = 1e-9  # added to variances of one: two equal columns have a singular covariance
 
 
@@ -59,6 +60,24 @@ class _Gaussian(Module):
     def sample(self, n, c=None, *, rng):
         noise = torch.randn(n, self.dims, generator=rng, dtype=torch.float64, device=self.mean.device)
         return self.mean + noise @ torch.linalg.cholesky(self.covariance).T
+
+    def sample_given(self, z, c=None, *, rng):
+        drawn = self.sample(len(z), rng=rng)
+        return self._filled(z, drawn)
+
+    def likely_given(self, z, c=None):
+        """The mode of a normal is its mean: E[z_m | z_o]."""
+        return self._filled(z, self.mean.expand(len(z), -1))
+
+    def _filled(self, z: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Put at_m + S_mo S_oo^-1 (z_o - at_o) into the missing cells m."""
+        flat = z.flatten(1)
+        missing = flat.isnan()
+        filled = [
+            torch.where(m, a + _normal.regress(torch.nan_to_num(x - a), m, self.covariance), x)
+            for x, a, m in zip(flat.split(ROWS), at.split(ROWS), missing.split(ROWS), strict=True)
+        ]
+        return torch.cat(filled).reshape(z.shape)
 
 
 @estimator

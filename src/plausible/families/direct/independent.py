@@ -6,8 +6,8 @@ Each p_d is as good as a one-dimensional density gets: a table of smoothed frequ
 mixture of M normals (discretised for counts), fitted by EM, for the rest. What a better model gains over this one, it
 gained from the dependence between the columns.
 
-Reference: Bishop, Pattern Recognition and Machine Learning, 2006, sections 2.2 and 9.2.
-
+Reference: Bishop, Pattern Recognition and Machine Learning, 2006, sections 2.2 and 9.2. Carreira-Perpinan,
+Mode-finding for mixtures of Gaussian distributions, 2000.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import math
 import torch
 
 from plausible.base import Generative, Module, Traits
-from plausible.families.direct._columns import Columns, parts
+from plausible.families.direct._columns import Columns, parts, quantiles
 from plausible.options import estimator, option
 from plausible.randomness import uniform
 from plausible.space import Space
 from plausible.training import Events, History, em, run
 
 ENOUGH_ROWS = 20_000
+MODE_STEPS = 200  # of the ascent to the modes of a mixture of normals
 TOLERANCE = 1e-4  # nats a column by which an iteration must improve the fit for another to follow
 
 
@@ -59,8 +60,8 @@ class _Independent(Module):
         # and the other values get the others.
         rooted = _rooted(x, w)
         m = torch.arange(self.components + 1, dtype=x.dtype, device=x.device) / self.components
-        self.mean.copy_(_quantiles(x, rooted, m[:-1] + 0.5 / self.components))
-        width = _quantiles(x, rooted, m).diff(dim=1) / 2
+        self.mean.copy_(quantiles(x, rooted, m[:-1] + 0.5 / self.components))
+        width = quantiles(x, rooted, m).diff(dim=1) / 2
         self.deviation.copy_(torch.maximum(width, self.columns.floor[:, None]))
         self.log_weights.fill_(-torch.tensor(float(self.components)).log())
 
@@ -140,6 +141,35 @@ class _Independent(Module):
         z[:, self.columns.normals] = self.columns.round_lattice(self.mean[g, m] + self.deviation[g, m] * noise)
         return z
 
+    def sample_given(self, z, c=None, *, rng):
+        """The columns know nothing of each other."""
+        drawn = self.sample(len(z), rng=rng)
+        return torch.where(z.isnan(), drawn.reshape(z.shape), z)
+
+    def likely_given(self, z, c=None):
+        return torch.where(z.isnan(), self._modes().reshape(1, *z.shape[1:]), z)
+
+    def _modes(self) -> torch.Tensor:
+        """The most likely value of each column (D,)."""
+        columns, out = self.columns, torch.empty(self.dims, dtype=torch.float64, device=self.mean.device)
+        for t, level in enumerate(self.log_levels.split(columns.levels)):
+            out[columns.tables[t]] = level.argmax()
+        if not columns.n_normals:
+            return out
+        # Modes lie between the means, and uphill of one: each step goes to the mean of the components at x.
+        x = self.mean.T  # (M, G)
+        for _ in range(MODE_STEPS):
+            pull = self._log_joint(x, columns.log_spread).softmax(0) / self.deviation.T.square()[:, None, :]
+            x = (pull * self.mean.T[:, None, :]).sum(0) / pull.sum(0)
+        x = torch.cat([x, self.mean.T])
+        if columns.any_lattice:  # the peak of a lattice lies on a neighbour, or at an end, where all beyond it is
+            step = torch.where(columns.is_lattice, 2 * columns.half_step, 0.0)
+            ends = torch.stack([torch.where(e.isinf(), x[0], e) for e in (columns.low, columns.high)])
+            x = columns.round_lattice(torch.cat([x - step, x, x + step, ends]))
+        best = self._log_joint(x, columns.log_normal).logsumexp(0).argmax(0)
+        out[columns.normals] = x.gather(0, best[None])[0]
+        return out
+
 
 def _rooted(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """Weights (n, G) under which each distinct value of a column weighs the root of what it weighs under w."""
@@ -149,15 +179,6 @@ def _rooted(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         total = torch.zeros(len(x), dtype=w.dtype, device=w.device).index_add_(0, which, w[:, g])
         out[:, g] = w[:, g] / total[which].clamp_min(1e-300).sqrt()
     return out
-
-
-def _quantiles(x: torch.Tensor, w: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Weighted quantiles of each column: values and weights (n, G), shares (M,) -> (G, M)."""
-    order = x.argsort(0)
-    below = w.gather(0, order).cumsum(0)
-    shares = shares.clamp_min(1e-12)  # the lowest value that has any weight
-    place = torch.searchsorted((below / below[-1]).T.contiguous(), shares.expand(x.shape[1], -1).contiguous())
-    return x.gather(0, order).T.gather(1, place.clamp_max(len(x) - 1))
 
 
 @estimator
@@ -177,7 +198,9 @@ class Independent(Generative):
     components: int = option(5, "normals per real or count column", low=1)
     max_iter: int = option(50, "EM iterations, at most", low=1)
 
-    traits = Traits(density="exact", events=frozenset({"table", "image", "text", "series"}), missing=True)
+    traits = Traits(
+        density="exact", events=frozenset({"table", "image", "text", "series"}), missing=True, given="exact"
+    )
 
     def _build(self, space: Space, context_space: Space) -> Module:
         return _Independent(space, self.components)

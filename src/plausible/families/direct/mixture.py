@@ -1,272 +1,55 @@
 r"""Finite mixtures of products, fitted by EM.
 
-    p(x) = sum_k w_k p_k(x),    p_k(x) = N(x_R; mu_k, S_k)  prod_{d in G} N(x_d; m_kd, s_kd)  prod_{d in T} P_kd(x_d)
+    p(x) = sum_k w_k p_k(x),    p_k(x) = p(x_R; m_k, S_k)  prod_{d in G} N(x_d; mu_kd, s_kd)  prod_{d in T} P_kd(x_d)
 
-R are the real columns (with a full covariance; with a diagonal one they join G), G the lattices (counts and fine
-ordinal columns, whose normals are discretised), T the tables (binary, categorical, ordinal). A mixture of Gaussians,
-of Bernoullis or of categoricals is what remains when the data have one kind of column.
+R are the real columns, normal or Student-t (`degrees`) with a scale matrix S_k of the shape that `covariance` says
+(``_reals.py``), G the lattices (counts and fine ordinal columns, whose normals are discretised), T the tables
+(binary, categorical, ordinal). A mixture of Gaussians, of factor analysers, of Bernoullis or of categoricals is what
+remains when the data have one kind of column.
 
     E-step: r_nk = w_k p_k(x_n) / p(x_n)            M-step: weighted frequencies, means and covariances
 
-Both are matrix products: log p_k is linear in the features phi(x) = (levels, x_G, x_G^2, x_R, x_R x_R'), and the
-sufficient statistics are r' phi. Missing cells are integrated out; under a full covariance their expected statistics
-take the place of the observed ones. Every component owns `prior` pseudo-rows of the whole data, so that none collapses.
+Both are matrix products: log p_k of normals and tables is linear in features of a row, and the sufficient statistics
+are r' phi. A Student-t is a normal whose precision is multiplied by u ~ Gamma(nu/2, nu/2); its rows count by
+E u = (nu + d) / (nu + distance), so that the far ones count little. Missing cells are integrated out. Every component
+owns `prior` pseudo-rows of the whole data, so that none collapses.
 
-References: Dempster, Laird and Rubin, 1977. McLachlan and Peel, Finite Mixture Models, 2000. Ghahramani and Jordan,
-Supervised learning from incomplete data via an EM approach, 1994.
+Given a part of a row, the rest is a mixture again, with weights p(k | known): drawn exactly.
+
+References: Dempster, Laird and Rubin, 1977. McLachlan and Peel, Finite Mixture Models, 2000. Liu and Rubin, ML
+estimation of the t distribution using EM and its extensions, 1995. Schwarz, Estimating the dimension of a model, 1978.
 """
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
+from typing import Any
 
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from plausible.base import Generative, Module, Traits
 from plausible.errors import DataError
-from plausible.families.direct import _normal
-from plausible.families.direct._columns import LOG_SQRT_2PI, Columns, parts
+from plausible.families.direct._mixture import MixtureModule
 from plausible.options import estimator, option
-from plausible.randomness import seed_of, uniform
+from plausible.randomness import seed_of
 from plausible.space import Space
-from plausible.training import Events, History, em, run
+from plausible.training import Chunks, Events, History, em, run
 
-RIDGE = 1e-6  # added to variances of about one
+COVARIANCES = ("full", "tied", "diagonal", "spherical", "factors")
 FULL_UP_TO = 64  # real columns for which 'auto' takes a full covariance
-IN_CACHE = 400_000  # numbers that a core's cache holds: features of so many rows are made and used at a time
 START_ITERATIONS = 10  # of every restart, before the best one is carried on
-
-
-class _Mixture(Module):
-    """Legend: K components, L levels of all tables, G normal columns, R real columns with full covariance."""
-
-    def __init__(self, space: Space, components: int, full: bool, prior: float):
-        super().__init__()
-        self.dims, self.components, self.prior = space.dims, components, prior
-        self.columns = columns = Columns(space, reals_apart=full)
-        k, g, r = components, columns.n_normals, columns.n_reals
-
-        def buffer(name, *shape):
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-
-        buffer("log_weights", k)
-        buffer("log_levels", k, columns.n_levels)
-        buffer("mean", k, g)
-        buffer("variance", k, g)  # of the values on their lattice, rounding included
-        buffer("centre", k, r)
-        buffer("covariance", k, r, r)
-        upper = torch.triu_indices(r, r)
-        self.register_buffer("upper", upper, persistent=False)
-        self._sums: list[torch.Tensor] | None = None
-
-    @property
-    def n_parameters(self) -> int:
-        c, r = self.columns, self.columns.n_reals
-        return self.components * (1 + c.n_levels - c.n_tables + 2 * c.n_normals + r + r * (r + 1) // 2) - 1
-
-    # ----------------------------------------------------------------------------------------------------- start
-
-    def look(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None:
-        """Note the statistics of the whole data: what a component's pseudo-rows look like."""
-        w = torch.ones(len(z), dtype=torch.float64, device=z.device) if weight is None else weight
-        x, y = z[:, self.columns.normals], z[:, self.columns.reals]
-        levels = sum(w[part] @ self.columns.one_hot(z[part]) for part in parts(len(z)))
-        log_levels = self.columns.smoothed(levels)
-        variance = _variance(x, w)
-        complete = not y.isnan().any()
-        self._complete = not bool(z.isnan().any())
-        covariance = (
-            torch.cov(y.T, aweights=w, correction=0).reshape(len(y.T), len(y.T))
-            if complete
-            else (torch.diag(_variance(y, w)))
-        )
-        self._whole = (log_levels.exp(), _mean(x, w), variance, _mean(y, w), covariance)
-
-    def start(self, z: torch.Tensor, weight: torch.Tensor | None, seed: int) -> None:
-        """Give each component the rows of one cluster of a sample of the data."""
-        from sklearn.cluster import KMeans
-        from sklearn.exceptions import ConvergenceWarning
-        from threadpoolctl import threadpool_limits
-
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randperm(len(z), generator=generator)[: max(10_000, 20 * self.components)].to(z.device)
-        features = self._scaled(z[rows]).cpu().numpy()
-        # With more threads than free cores, k-means on small data spins for longer than it computes.
-        with warnings.catch_warnings(), threadpool_limits(limits=1, user_api="openmp"):
-            # of fewer distinct rows than components, which the pseudo-rows bear
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            clusters = KMeans(self.components, n_init=1, max_iter=5, random_state=seed % 2**32).fit(features).labels_
-        r = torch.nn.functional.one_hot(torch.from_numpy(clusters).long(), self.components).double().to(z.device)
-        w = None if weight is None else weight[rows]
-        _, mean, variance, centre, covariance = self._whole
-        self.centre.copy_(centre.expand_as(self.centre))  # what missing reals are taken for, at first
-        self.covariance.copy_(covariance.expand_as(self.covariance))
-        self._sums = self._statistics(z[rows], (r if w is None else r * w[:, None]).T.contiguous())
-        self.update()
-
-    def _scaled(self, z: torch.Tensor) -> torch.Tensor:
-        """Numbers of comparable size for every column, for the distances of k-means."""
-        _, mean, variance, centre, covariance = self._whole
-        x = torch.nan_to_num((z[:, self.columns.normals] - mean) / (variance.sqrt() + 1e-9))
-        y = torch.nan_to_num((z[:, self.columns.reals] - centre) / (covariance.diagonal().sqrt() + 1e-9))
-        return torch.cat([self.columns.one_hot(z), x, y], 1)
-
-    # -------------------------------------------------------------------------------------------------------- EM
-
-    def summarise(self, z: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-        """The E-step over all rows, in pieces that stay in cache."""
-        total, weights = 0.0, 0.0
-        natural = self._natural()
-        for part in parts(len(z), IN_CACHE // max(sum(self._sizes), 1)):
-            joint, features = self._log_joint(z[part], natural)
-            r = joint.softmax(0)
-            log_p = joint.amax(0) - r.amax(0).log()  # the same component: r_k = w_k p_k / p, without a second exp
-            w = torch.ones_like(log_p) if weight is None else weight[part]
-            r = r if weight is None else r.mul_(w)
-            total, weights = total - (w * log_p).sum(), weights + w.sum()
-            new = self._statistics(z[part], r, features)
-            self._sums = new if self._sums is None else [a.add_(b) for a, b in zip(self._sums, new, strict=True)]
-        return total / weights
-
-    def update(self) -> None:
-        """The M-step: statistics of the rows of each component and of its pseudo-rows."""
-        size, levels, x1, x2, y1, y2 = self._sums
-        self._sums = None
-        a = self.prior
-        level_shares, mean, variance, centre, covariance = self._whole
-        self.log_weights.copy_(((size + a) / (size + a).sum()).log())
-        self.log_levels.copy_(self.columns.smoothed(levels + a * level_shares, prior=1e-9))
-        n = (size + a)[:, None]
-        # The pseudo-rows widen a component but do not move it: they lie around its own mean.
-        safe = size.clamp_min(1e-9)[:, None]
-        held = size[:, None] > 1e-6
-        self.mean.copy_(torch.where(held, x1 / safe, mean))
-        within = (x2 - self.mean * x1 * 2 + self.mean.square() * size[:, None]).clamp_min(0)
-        self.variance.copy_((within + a * variance) / n + self.columns.rounding * 1e-3)
-        self.centre.copy_(torch.where(held, y1 / safe, centre))
-        scatter = y2 - safe[:, :, None] * self.centre[:, :, None] * self.centre[:, None, :]
-        scatter = torch.where(held[:, :, None], scatter, torch.zeros_like(scatter))
-        ridge = RIDGE * torch.eye(self.columns.n_reals, dtype=torch.float64, device=scatter.device)
-        self.covariance.copy_((scatter + a * covariance) / n[:, :, None] + ridge)
-
-    def _natural(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """log w_k p_k as a linear function of the features: (K, F) and (K, 1). Lattices count as continuous here."""
-        columns, k, r = self.columns, self.components, self.columns.n_reals
-        variance = self.variance.maximum(columns.floor.square())
-        parts = [self.log_levels.T, (self.mean / variance).T, (-0.5 / variance).T]
-        constant = self.log_weights - (0.5 * self.mean.square() / variance + 0.5 * variance.log()).sum(1)
-        constant = (
-            constant
-            - columns.n_normals * LOG_SQRT_2PI
-            + columns.rounding.mul(12).clamp_min(1e-300).log().mul(0.5 * (columns.rounding > 0)).sum()
-        )
-        if r:
-            cholesky = torch.linalg.cholesky(self.covariance)
-            precision = torch.cholesky_inverse(cholesky)
-            linear = (precision @ self.centre[:, :, None])[:, :, 0]
-            i, j = self.upper
-            quadratic = -precision[:, i, j] * torch.where(i == j, 0.5, 1.0)
-            parts += [linear.T, quadratic.T]
-            constant = constant - 0.5 * (linear * self.centre).sum(1) - r * LOG_SQRT_2PI
-            constant = constant - cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
-        return torch.cat(parts).T.contiguous() if parts else constant.new_zeros(k, 0), constant[:, None]
-
-    @property
-    def _sizes(self) -> list[int]:
-        """Of the groups of features: levels, x, x^2, y, y y'."""
-        c = self.columns
-        return [c.n_levels, c.n_normals, c.n_normals, c.n_reals, len(self.upper[0])]
-
-    def _features(self, z: torch.Tensor) -> torch.Tensor:
-        """(F, n): a row per feature, so that products of columns run along memory."""
-        features = z.new_empty(sum(self._sizes), len(z))
-        levels, x, squares, y, products = features.split(self._sizes)
-        if self.columns.n_levels:
-            levels.copy_(self.columns.one_hot(z).T)
-        torch.index_select(z.T, 0, self.columns.normals, out=x)
-        torch.mul(x, x, out=squares)
-        torch.index_select(z.T, 0, self.columns.reals, out=y)
-        start = 0
-        for i in range(len(y)):  # the order of `upper`
-            torch.mul(y[i:], y[i], out=products[start : start + len(y) - i])
-            start += len(y) - i
-        return features
-
-    def _log_joint(self, z, natural) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """log w_k p_k(x) with shape (K, n), and the features where no cell is missing."""
-        if self._has_gaps(z):
-            return self._log_joint_exact(z).T.contiguous(), None
-        theta, constant = natural
-        features = self._features(z)
-        return torch.addmm(constant, theta, features), features
-
-    def _statistics(self, z, r, features=None) -> list[torch.Tensor]:
-        """Sums over rows, weighted by r (K, n): sizes, levels, x, x^2, y, y y'."""
-        k, count = self.components, self.columns.n_reals
-        if features is None and not self._has_gaps(z):
-            features = self._features(z)
-        if features is None:
-            return self._statistics_missing(z, r.T)
-        levels, x1, x2, y1, upper = (r @ features.T).split(self._sizes, 1)
-        y2 = r.new_zeros(k, count, count)
-        y2[:, self.upper[0], self.upper[1]] = upper
-        y2[:, self.upper[1], self.upper[0]] = upper
-        return [r.sum(1), levels, x1, x2, y1, y2]
-
-    def _has_gaps(self, z: torch.Tensor) -> bool:
-        """Whether cells of these rows are missing; asked of every part, unless none of the data had any."""
-        return not self._complete and bool(z.isnan().any())
-
-    def _statistics_missing(self, z, r) -> list[torch.Tensor]:
-        x, y = z[:, self.columns.normals], z[:, self.columns.reals]
-        unknown = x.isnan()[:, None, :]
-        # A missing normal counts by its expectation under each component.
-        filled = torch.where(unknown, self.mean, x[:, None, :])
-        squares = torch.where(unknown, self.mean.square() + self.variance, x[:, None, :].square())
-        x1 = torch.einsum("nk,nkg->kg", r, filled)
-        x2 = torch.einsum("nk,nkg->kg", r, squares)
-        pairs = [_normal.moments(y, r[:, j], self.centre[j], self.covariance[j]) for j in range(self.components)]
-        y1, y2 = (torch.stack(p) for p in zip(*pairs, strict=True))
-        return [r.sum(0), r.T @ self.columns.one_hot(z), x1, x2, y1, y2]
-
-    # --------------------------------------------------------------------------------------------------- answers
-
-    def _log_joint_exact(self, z: torch.Tensor) -> torch.Tensor:
-        """log w_k p_k(x) with shape (n, K): lattices discretised, missing cells integrated out."""
-        x, y = z[:, self.columns.normals], z[:, self.columns.reals]
-        joint = self.log_weights + self.columns.one_hot(z) @ self.log_levels.T
-        deviation = self.columns.deviation(self.variance)
-        for k in range(self.components):
-            if self.columns.n_normals:
-                joint[:, k] += self.columns.log_normal(x, self.mean[k], deviation[k]).sum(1)
-            if self.columns.n_reals:
-                joint[:, k] += _normal.log_marginal(y, self.centre[k], self.covariance[k])
-        return joint
-
-    def log_prob(self, z, c=None, rng=None):
-        z = z.reshape(len(z), -1).double()
-        return torch.cat([self._log_joint_exact(z[part]).logsumexp(1) for part in parts(len(z))])
-
-    def sample(self, n, c=None, *, rng):
-        columns = self.columns
-        z = torch.empty(n, self.dims, dtype=torch.float64, device=self.mean.device)
-        k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=rng)
-        u = uniform(rng, (n, columns.n_tables), z)
-        z[:, columns.tables] = columns.draw_tables(self.log_levels[k], u)
-        noise = torch.randn(n, columns.n_normals + columns.n_reals, generator=rng, dtype=z.dtype, device=z.device)
-        x = self.mean[k] + columns.deviation(self.variance)[k] * noise[:, : columns.n_normals]
-        z[:, columns.normals] = columns.round_lattice(x)
-        cholesky = torch.linalg.cholesky(self.covariance)
-        y = torch.einsum("nij,nj->ni", cholesky[k], noise[:, columns.n_normals :])
-        z[:, columns.reals] = self.centre[k] + y
-        return z
+HELD_OUT_SHARE = 0.1  # of the rows, where they choose the number of components
+LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers of components to choose from
+PATIENCE = 2  # of these in a row that are no better end the choice
 
 
 @estimator
 class Mixture(Generative):
-    """Mixture of Gaussians, Bernoullis, categoricals or mixed columns, by EM; exact, also with missing cells.
+    """Mixture of Gaussians, Student-t, Bernoullis, categoricals or mixed columns, by EM; exact, with missing cells too.
+
+    After a fit, `n_components_` is the number of components and `selection_` says what it was chosen by.
 
     References: McLachlan and Peel, Finite Mixture Models, 2000.
 
@@ -279,11 +62,25 @@ class Mixture(Generative):
         -3.5
         >>> model.log_prob([[0.0, np.nan]]).shape  # the missing cell is integrated out
         (1,)
+        >>> pl.Mixture(n_components="bic", random_state=0).fit(X).n_components_
+        2
     """
 
-    n_components: int = option(10, "components K", low=1)
+    n_components: int | str = option(
+        10,
+        "components K, or what chooses them: 'bic', 'held_out' (a tenth of the rows)",
+        low=1,
+        choices=("bic", "held_out"),
+    )
     covariance: str = option(
-        "auto", "of the real columns; 'auto' is full up to 64 of them", choices=("auto", "full", "diagonal")
+        "auto", "of the real columns; 'auto' is full up to 64 of them, then diagonal", choices=("auto", *COVARIANCES)
+    )
+    rank: int = option(2, "factors of covariance='factors' (at most one less than there are real columns)", low=1)
+    degrees: float | str | None = option(
+        None,
+        "degrees of freedom of Student-t reals, or 'fit' for one per component; None is normal",
+        above=0,
+        choices=("fit",),
     )
     n_init: int = option(3, "restarts, of which the best is carried on", low=1)
     max_iter: int = option(200, "EM iterations, at most", low=1)
@@ -297,47 +94,130 @@ class Mixture(Generative):
         missing=True,
         given="exact",
         latent=True,
+        streams=True,
     )
+
+    @property
+    def n_components_(self) -> int:
+        """The number of components of the fitted model."""
+        check_is_fitted(self, "module_")
+        return self.module_.components
+
+    @property
+    def selection_(self) -> dict[int, float]:
+        """Scores of the numbers of components that were tried: BIC (smaller is better), or held-out nats a row."""
+        check_is_fitted(self, "module_")
+        return dict(zip(self.module_.tried.tolist(), self.module_.scores.tolist(), strict=True))
 
     def _build(self, space: Space, context_space: Space) -> Module:
         n_reals = sum(c.kind == "real" for c in space.columns)
-        full = self.covariance == "full" or (self.covariance == "auto" and 1 < n_reals <= FULL_UP_TO)
-        return _Mixture(space, self.n_components, full, self.prior)
+        covariance = self.covariance
+        if covariance == "auto":
+            covariance = "full" if 1 < n_reals <= FULL_UP_TO else "diagonal"
+        components = None if isinstance(self.n_components, str) else self.n_components
+        return MixtureModule(space, components, covariance, self.rank, self.degrees, self.prior)
+
+    def _held_out_share(self) -> float:
+        return HELD_OUT_SHARE if self.n_components == "held_out" else 0.0
 
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
-        if len(train) < self.n_components:
+        fitting = _Fitting(self, module, train, rng)
+        if not isinstance(self.n_components, str):
+            fitting.refuse_too_few(self.n_components)
+            fitting.start(self.n_components)
+            return fitting.improve(self.max_iter)
+        return fitting.choose(held_out)
+
+
+class _Fitting:
+    """Restarts, the choice of the number of components, and the clock over both."""
+
+    def __init__(self, settings: Mixture, module: MixtureModule, train: Events | Chunks, rng: torch.Generator):
+        self.settings, self.module, self.rng = settings, module, rng
+        streamed = isinstance(train, Chunks)
+        self.sample = _flat(train.sample if streamed else train)
+        self.events = Chunks(lambda: map(_flat, train.source()), train.n, self.sample) if streamed else self.sample
+        module.look(self.sample.x, self.sample.weight, all_seen=not streamed)
+        self.end = math.inf if settings.budget is None else time.perf_counter() + settings.budget
+
+    @property
+    def late(self) -> bool:
+        return time.perf_counter() > self.end
+
+    def refuse_too_few(self, components: int) -> None:
+        weight = self.sample.weight
+        n = len(self.sample) if weight is None else int((weight > 0).sum())
+        if n < components:
             raise DataError(
-                f"Mixture(n_components={self.n_components}) needs at least as many examples, "
-                f"got n_samples={len(train)}; use fewer components"
+                f"Mixture(n_components={components}) needs at least as many examples, "
+                f"got n_samples={n}; use fewer components"
             )
-        z = train.take(torch.arange(len(train), device=train.x.device)).z.flatten(1).double()
-        events = Events(z, None, train.weight, None, torch.float64)
-        module.look(z, train.weight)
 
-        end = math.inf if self.budget is None else time.perf_counter() + self.budget
+    def improve(self, iterations: int, events: Any = None, share: float = 1.0) -> History:
+        """EM until it has converged."""
+        left = None if math.isinf(self.end) else max((self.end - time.perf_counter()) * share, 1e-3)
+        settings = {"batch_size": None, "rng": self.rng, "tolerance": self.settings.tol, "budget": left}
+        return run(em(self.module), events or self.events, epochs=iterations, name="Mixture", **settings)
 
-        def improve(iterations: int, share: float) -> History:
-            left = None if self.budget is None else max((end - time.perf_counter()) * share, 1e-3)
-            settings = {"batch_size": None, "rng": rng, "tolerance": self.tol, "budget": left, "name": "Mixture"}
-            return run(em(module), events, epochs=iterations, **settings)
-
-        best, best_state = math.inf, None
-        for i in range(self.n_init):
-            if best_state is not None and time.perf_counter() > end:
+    def start(self, components: int) -> None:
+        """The best of several starts after a few iterations each, on what is in memory."""
+        if components != self.module.components:
+            self.module.allocate(components)
+        n_init, best, best_state = self.settings.n_init, math.inf, None
+        for i in range(n_init):
+            if best_state is not None and self.late:
                 break
-            module.start(z, train.weight, seed_of(rng))
-            few = min(START_ITERATIONS, self.max_iter)
-            loss = improve(few, 1 / (self.n_init - i + 1)).best if self.n_init > 1 else -math.inf
+            self.module.start(self.sample.x, self.sample.weight, seed_of(self.rng))
+            few = min(START_ITERATIONS, self.settings.max_iter)
+            loss = self.improve(few, self.sample, 1 / (n_init - i + 1)).best if n_init > 1 else -math.inf
             if loss < best:
-                best, best_state = loss, {k: v.clone() for k, v in module.state_dict().items()}
-        module.load_state_dict(best_state)
-        return improve(self.max_iter, 1.0)
+                best, best_state = loss, self._state()
+        self.module.load_state_dict(best_state)
+
+    def choose(self, held_out: Events | None) -> History:
+        """Climb the ladder of numbers of components until it gets no better; keep the best."""
+        judge = None if held_out is None else _flat(held_out)
+        weight = self.sample.weight
+        rows = len(self.sample) if weight is None else int((weight > 0).sum())
+        tried, scores, best_state = [], [], None
+        for k in (k for k in LADDER if k <= rows):
+            self.start(k)
+            self.improve(self.settings.max_iter)
+            tried.append(k)
+            scores.append(self._score(judge))
+            if scores[-1] == max(scores):
+                best_state = self._state()
+            if self.late or max(scores[-PATIENCE:]) < max(scores):
+                break
+        self.module.allocate(tried[scores.index(max(scores))])
+        self.module.load_state_dict(best_state)
+        if judge is not None and isinstance(self.events, Events):  # what was held out has done its work: learn from it
+            self.events = _joined(self.events, judge)
+            self.module.look(self.events.x, self.events.weight)
+        history = self.improve(self.settings.max_iter)
+        signs = 1.0 if judge is not None else -1.0
+        self.module.tried = torch.tensor(tried, device=self.module.tried.device)
+        self.module.scores = signs * torch.tensor(scores, dtype=torch.float64, device=self.module.tried.device)
+        return history
+
+    def _score(self, judge: Events | None) -> float:
+        """Mean log-likelihood of what is held out, or minus BIC of what is not: the larger, the better."""
+        on = judge or self.sample
+        log_p = self.module.log_prob(on.x)
+        if judge is not None:
+            return float(log_p.mean() if on.weight is None else (log_p @ on.weight) / on.weight.sum().clamp_min(1e-300))
+        n, total = (len(log_p), log_p.sum()) if on.weight is None else (float(on.weight.sum()), log_p @ on.weight)
+        return float(2 * total - self.module.n_parameters * math.log(n))
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return {k: v.clone() for k, v in self.module.state_dict().items()}
 
 
-def _mean(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    known = ~x.isnan() * w[:, None]
-    return (torch.nan_to_num(x) * known).sum(0) / known.sum(0).clamp_min(1e-300)
+def _flat(events: Events) -> Events:
+    """Rows (n, D) in double precision."""
+    return Events(events.take(slice(None)).z.flatten(1).double(), None, events.weight, None, torch.float64)
 
 
-def _variance(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    return _mean((x - _mean(x, w)).square(), w)
+def _joined(a: Events, b: Events) -> Events:
+    weight = None if a.weight is None else torch.cat([a.weight, b.weight])
+    return Events(torch.cat([a.x, b.x]), None, weight, None, torch.float64)
