@@ -7,6 +7,7 @@ FAMILIES = {
     "mixture": "direct.mixture:Mixture",
     "basis": "direct.basis:Basis",
     "naive_bayes": "direct.naive_bayes:NaiveBayes",
+    "bayes_net": "direct.bayes_net:BayesNet",
     "made": "autoregressive.made:MADE",
     "coupling_flow": "flow.coupling:CouplingFlow",
     "vae": "latent.vae:VAE",

@@ -1,0 +1,277 @@
+r"""Which column is a parent of which: the exact best tree, and search by score.
+
+The score of a directed acyclic graph is a sum over its families (``_scores.py``), so a move changes one or two terms:
+
+    score(G) = sum_d score(d, pa_d)
+
+A tree has one parent a column at most, and its log-likelihood is a constant plus the mutual information of its edges:
+the best one is a maximum spanning tree. Columns of levels (tables) take parents of levels only, lattices (counts) take
+tables and lattices, reals take any: what is missing can then be integrated out exactly, and every family has a closed
+form. Within a kind the information is symmetric, so Prim's algorithm, kind after kind, finds the best of these trees.
+
+References: Chow and Liu, 1968. Heckerman, Geiger and Chickering, 1995 (search by adding, dropping and reversing).
+Friedman, Nachman and Pe'er, 1999 (few candidates a column). Koller and Friedman, Probabilistic Graphical Models, 2009,
+section 18.4 (escape from local optima).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from plausible.errors import DataError
+from plausible.families.direct._scores import Statistics
+
+CANDIDATES = 50  # columns that may become parents of one, in a search: those it shares most information with
+
+
+# ------------------------------------------------------------------------------------------------- given by the user
+
+
+def given_parents(structure, names: Sequence[str]) -> list[list[int]]:
+    """Return the parents of each column from {child: [parents]} or from edges (parent, child) or 'parent>child'.
+
+    Raises:
+        DataError: a column is not there, is its own parent, or the edges make a cycle; the message names it.
+    """
+    place = {name: d for d, name in enumerate(names)}
+
+    def resolve(name) -> int:
+        if str(name) in place:
+            return place[str(name)]
+        if str(name).isdecimal() and int(name) < len(names):
+            return int(name)
+        known = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        raise DataError(f"structure names the column {name!r}, which the data do not have; they have {known}")
+
+    if isinstance(structure, Mapping):
+        edges = [(p, child) for child, parents in structure.items() for p in _listed(parents)]
+        for child in structure:
+            resolve(child)
+    else:
+        edges = [_edge(e) for e in structure]
+    parents: list[set[int]] = [set() for _ in names]
+    for p, child in edges:
+        parents[resolve(child)].add(resolve(p))
+    order_of(parents, names)
+    return [sorted(p) for p in parents]
+
+
+def _listed(parents) -> Sequence:
+    return [parents] if isinstance(parents, (str, int)) else parents
+
+
+def _edge(edge) -> tuple:
+    pair = edge.split(">") if isinstance(edge, str) else edge
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        raise DataError(
+            f"structure must be {{child: [parents]}} or a list of edges (parent, child) or 'parent>child'; got {edge!r}"
+        )
+    return tuple(p.strip() if isinstance(p, str) else p for p in pair)
+
+
+def order_of(parents: Sequence, names: Sequence[str] | None = None) -> list[int]:
+    """Return the columns, parents before children.
+
+    Raises:
+        DataError: there is a cycle; the message names it.
+    """
+    children: list[list[int]] = [[] for _ in parents]
+    left = [len(p) for p in parents]
+    for d, of in enumerate(parents):
+        for p in of:
+            children[p].append(d)
+    order = [d for d, k in enumerate(left) if not k]
+    for d in order:
+        for child in children[d]:
+            left[child] -= 1
+            if not left[child]:
+                order.append(child)
+    if len(order) < len(parents):
+        raise DataError(f"structure has a cycle: {_cycle(parents, left, names)}; take out one of these edges")
+    return order
+
+
+def _cycle(parents, left, names) -> str:
+    """Walk from parent to parent among the columns that were never free, until one comes again."""
+    d = next(d for d, k in enumerate(left) if k)
+    walk = [d]
+    while True:
+        d = next(p for p in parents[d] if left[p])
+        if d in walk:
+            cycle = [d, *reversed(walk[walk.index(d) :])]
+            return " -> ".join(repr(names[d]) if names else str(d) for d in cycle)
+        walk.append(d)
+
+
+def complete(rank: Sequence[int]) -> list[list[int]]:
+    """Every column has all columns before it as parents, columns of lower rank being before those of higher."""
+    order = sorted(range(len(rank)), key=lambda d: (rank[d], d))
+    parents: list[list[int]] = [[] for _ in rank]
+    for i, d in enumerate(order):
+        parents[d] = sorted(order[:i])
+    return parents
+
+
+# ------------------------------------------------------------------------------------------------------------ searches
+
+
+def chow_liu(information: np.ndarray, rank: Sequence[int]) -> list[list[int]]:
+    """Return the parents (one at most) of each column in the tree, or forest, with most information on its edges."""
+    D, rank = len(information), np.asarray(rank)
+    parents: list[list[int]] = [[] for _ in range(D)]
+    best, source = np.full(D, -1.0), np.full(D, -1)
+    for kind in np.unique(rank):
+        left = rank == kind
+        while left.any():
+            d = int(np.argmax(np.where(left, best, -2.0)))
+            left[d] = False
+            if best[d] > 1e-12:
+                parents[d] = [int(source[d])]
+            closer = information[d] > best
+            best, source = np.where(closer, information[d], best), np.where(closer, d, source)
+    return parents
+
+
+def allowed(information: np.ndarray, rank: Sequence[int]) -> np.ndarray:
+    """Whether a column may have another as its parent: (D, D). Of many columns, those it shares most with."""
+    rank = np.asarray(rank)
+    out = rank[:, None] >= rank
+    np.fill_diagonal(out, False)
+    if len(rank) > CANDIDATES + 1:
+        least = np.partition(information, -CANDIDATES, axis=1)[:, -CANDIDATES]
+        near = information >= least[:, None]
+        out &= near | near.T
+    return out
+
+
+def hill_climb(
+    scores: Statistics, start: Sequence[Sequence[int]], allowed: np.ndarray, max_parents: int, patience: int = 10
+) -> tuple[list[list[int]], float]:
+    """Add, drop or reverse the edge that raises the score most, until none does; then try to get over the rim.
+
+    Args:
+        scores: offers `local(child, parents)` and `gains(child, parents, allowed)`.
+        start: the parents of each column to begin with.
+        allowed: (D, D), whether a column may have another as its parent.
+        max_parents: of a column.
+        patience: moves in a row that may lower the score, none of them back, before the best graph is taken.
+
+    Returns:
+        The parents of each column, and the score.
+    """
+    return _Climb(scores, start, allowed, max_parents)(patience)
+
+
+class _Climb:
+    """Legend: raw[c, p], the gain of p as a further parent of c; open, the same where it is known to be no move."""
+
+    def __init__(self, scores, start, allowed, max_parents):
+        self.scores, self.allowed, self.most = scores, allowed, max_parents
+        D = scores.D
+        self.parents = [set(p) for p in start]
+        self.children: list[set[int]] = [set() for _ in range(D)]
+        for d, of in enumerate(self.parents):
+            for p in of:
+                self.children[p].add(d)
+        self.raw, self.drop = np.full((D, D), -np.inf), np.full((D, D), -np.inf)
+        self.closed = np.zeros((D, D), dtype=bool)  # edges that would close a cycle, as far as was looked
+        self.top, self.where = np.full(D, -np.inf), np.zeros(D, dtype=int)
+        self.barred: set[tuple[int, int]] = set()
+        for c in range(D):
+            self._refresh(c)
+
+    def __call__(self, patience: int) -> tuple[list[list[int]], float]:
+        total = best = sum(self.scores.local(c, p) for c, p in enumerate(self.parents))
+        kept, steps = [set(p) for p in self.parents], 0
+        while True:
+            gain, move = self._best_move()
+            if move is None or (gain <= 1e-9 and steps == patience):
+                break
+            if gain <= 1e-9 or steps:
+                steps += 1
+                self.barred |= {(a, b) for a, b, _ in move} | {(b, a) for a, b, _ in move}
+                for a, b, _ in move:
+                    self._rank_row(a), self._rank_row(b)
+            self._make(move)
+            total += gain
+            if total > best + 1e-7:
+                best, kept, steps = total, [set(p) for p in self.parents], 0
+                freed, self.barred = self.barred, set()
+                for c in {c for c, _ in freed}:
+                    self._rank_row(c)
+            elif steps > patience:
+                break
+        return [sorted(p) for p in kept], float(best)
+
+    def _best_move(self):
+        """Return (gain, [(child, parent, added?), ...]) of the best legal move."""
+        gain, move = -np.inf, None
+        edges = [(c, p) for c, of in enumerate(self.parents) for p in of if (c, p) not in self.barred]
+        if edges:
+            c, p = np.array(edges).T
+            i = int(np.argmax(self.drop[c, p]))
+            gain, move = float(self.drop[c[i], p[i]]), [(*edges[i], False)]
+            turned = self.drop[c, p] + self.raw[p, c]
+            turned[[len(self.parents[b]) >= self.most for b in p]] = -np.inf
+            for i in np.argsort(-turned):
+                if not turned[i] > gain:
+                    break
+                if not self._reaches(int(p[i]), int(c[i]), skip=True):
+                    gain, move = float(turned[i]), [(*edges[i], False), (edges[i][1], edges[i][0], True)]
+                    break
+        while True:
+            c = int(np.argmax(self.top))
+            if not self.top[c] > gain:
+                return gain, move
+            p = int(self.where[c])
+            if not self._reaches(c, p):
+                return float(self.top[c]), [(c, p, True)]
+            self.closed[c, p] = True
+            self._rank_row(c)
+
+    def _reaches(self, a: int, b: int, skip: bool = False) -> bool:
+        """Whether a path leads from a to b; with `skip`, one other than the edge itself."""
+        seen, stack = {a}, [x for x in self.children[a] if not (skip and x == b)]
+        while stack:
+            x = stack.pop()
+            if x == b:
+                return True
+            if x not in seen:
+                seen.add(x)
+                stack += self.children[x]
+        return False
+
+    def _make(self, move) -> None:
+        for c, p, added in move:
+            (self.parents[c].add if added else self.parents[c].discard)(p)
+            (self.children[p].add if added else self.children[p].discard)(c)
+        if not all(added for _, _, added in move):  # what closed a cycle may do so no more
+            rows = np.flatnonzero(self.closed.any(1))
+            self.closed[:] = False
+            for c in rows:
+                self._rank_row(c)
+        for c in {c for c, _, _ in move}:
+            self._refresh(c)
+
+    def _refresh(self, c: int) -> None:
+        of = sorted(self.parents[c])
+        own = self.scores.local(c, of)
+        self.raw[c] = self.scores.gains(c, of, self.allowed[c])
+        self.drop[c] = -np.inf
+        for p in of:
+            self.drop[c, p] = self.scores.local(c, [x for x in of if x != p]) - own
+        self.closed[c] = False
+        self._rank_row(c)
+
+    def _rank_row(self, c: int) -> None:
+        if len(self.parents[c]) >= self.most:
+            self.top[c] = -np.inf
+            return
+        row = np.where(self.closed[c], -np.inf, self.raw[c])
+        for a, b in self.barred:
+            if a == c:
+                row[b] = -np.inf
+        self.where[c] = int(np.argmax(row))
+        self.top[c] = row[self.where[c]]
