@@ -134,22 +134,53 @@ class Grid:
         width = x.diff()
         left, right = (profile, profile) if self.constant else (profile[:, :-1], profile[:, 1:])
         mass = (left + right) / 2 * width
-        below = mass.cumsum(1)
-        aim = v[:, None] * below[:, -1:]
-        cell = torch.searchsorted(below.expand(len(v), -1) if len(below) > 1 else below[0], aim, right=True)
-        # The last cell with mass, where rounding takes the aim beyond it.
-        last = (mass > 0).long().mul(torch.arange(1, len(x), device=v.device)).amax(1, keepdim=True) - 1
-        cell = torch.minimum(cell, last.clamp_min(0))
+        cell, rest = _invert(mass, v)
 
         def at(t):
-            return t.expand(len(v), -1).gather(1, cell)[:, 0]
+            return t.expand(len(v), -1).gather(1, cell[:, None])[:, 0]
 
-        rest = ((aim[:, 0] - at(below - mass)) / width[cell[:, 0]]).clamp_min(0)
-        f0, f1 = at(left), at(right)
-        # f0 s + (f1 - f0) s^2 / 2 = rest, solved without a difference of near numbers
-        root = (f0.square() + 2 * (f1 - f0) * rest).clamp_min(0).sqrt()
-        s = torch.where(rest > 0, 2 * rest / (f0 + root).clamp_min(1e-300), torch.zeros_like(rest)).clamp(0, 1)
-        return x[cell[:, 0]] + s * width[cell[:, 0]]
+        return x[cell] + width[cell] * _along(at(left), at(right), rest / width[cell])
+
+    def sample(self, v: torch.Tensor) -> torch.Tensor:
+        """Draw from all of it with uniforms v (n, D + 1): a cell, then one coordinate after the other in it."""
+        mass, corners = self.values, []
+        for d, x in enumerate(self.nodes):
+            both = mass if self.constant else (mass.narrow(d, 0, len(x) - 1) + mass.narrow(d, 1, len(x) - 1)) / 2
+            mass = both * x.diff().reshape([-1 if e == d else 1 for e in range(len(self.nodes))])
+        flat, _ = _invert(mass.reshape(1, -1), v[:, -1])
+        cell = torch.unravel_index(flat, mass.shape)
+        for at in itertools.product((0,) if self.constant else (0, 1), repeat=len(cell)):
+            corners.append(self.values[tuple(c + a for c, a in zip(cell, at, strict=True))])
+        sides = 1 if self.constant else 2
+        f = torch.stack(corners, 1).reshape(len(v), *[sides] * len(cell))  # the density at the corners of the cell
+        u = torch.empty(len(v), len(cell), dtype=v.dtype, device=v.device)
+        for d, (c, x) in enumerate(zip(cell, self.nodes, strict=True)):
+            edge = f.flatten(2).mean(2) if f.dim() > 2 else f  # along this axis, the later ones integrated out
+            f0, f1 = edge[:, 0], edge[:, -1]
+            t = _along(f0, f1, v[:, d] * (f0 + f1) / 2)
+            u[:, d] = x[c] + t * x.diff()[c]
+            t = t.reshape(-1, *[1] * (f.dim() - 2))
+            f = f[:, 0] * (1 - t) + f[:, -1] * t
+        return u
+
+
+def _invert(mass: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cell in which the cumulative of masses (n, m) or (1, m) reaches the share v (n,), and what it lacks there."""
+    below = mass.cumsum(1)
+    aim = v[:, None] * below[:, -1:]
+    cell = torch.searchsorted(below, aim if len(below) > 1 else aim.T.contiguous(), right=True)
+    cell = cell[:, 0] if len(below) > 1 else cell[0]
+    # The last cell with mass, where rounding takes the aim beyond it.
+    last = (mass > 0).long().mul_(torch.arange(mass.shape[1], device=v.device)).amax(1)
+    cell = torch.minimum(cell, last.expand(len(v)))
+    row = torch.arange(len(v), device=v.device) if len(below) > 1 else torch.zeros_like(cell)
+    return cell, (aim[:, 0] - below[row, cell] + mass[row, cell]).clamp_min(0)
+
+
+def _along(f0: torch.Tensor, f1: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """The s in [0, 1] with f0 s + (f1 - f0) s^2 / 2 = mass, without a difference of near numbers."""
+    root = (f0.square() + 2 * (f1 - f0) * mass).clamp_min(0).sqrt()
+    return torch.where(mass > 0, 2 * mass / (f0 + root).clamp_min(1e-300), torch.zeros_like(mass)).clamp(0, 1)
 
 
 def weights_of(x: torch.Tensor, constant: bool) -> torch.Tensor:

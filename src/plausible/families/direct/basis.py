@@ -214,9 +214,18 @@ class _Series(Module):
         return g, log_q
 
     def sample(self, n, c=None, *, rng):
-        return self.sample_given(
-            torch.full((n, self.dims), torch.nan, dtype=torch.float64, device=self.low.device), rng=rng
-        )
+        u = uniform(rng, (n, 2 * self.dims + 2), self.low)
+        a, (low, high) = self.pseudo_rows + self.rows[1], self.box
+        from_g = u[:, -1:] < self.rows[0] / (self.rows[0] + a)
+        x = torch.where(from_g, self.grid.sample(u[:, : self.dims + 1]), self._draw_q(u[:, self.dims + 1 : -1]))
+        return low + x * (high - low)
+
+    def _draw_q(self, u: torch.Tensor) -> torch.Tensor:
+        """Draws (n, D) from q, in units of the box, by inversion."""
+        if self.bounded:
+            return u
+        low, high = self.box
+        return (torch.logit(u, 1e-300) * LOGISTIC - low) / (high - low)
 
     def sample_given(self, z, c=None, *, rng):
         """Fill the NaN of z: choose between g and q by what is known, then invert one cumulative after the other."""
@@ -236,13 +245,12 @@ class _Series(Module):
             g, log_q = self._parts(z, known)
             share = self.rows[0] * g / (self.rows[0] * g + a * log_q.exp())
         from_g = u[:, -1] < share
-        x, have = (z - low) / (high - low), list(known)
+        x, have, q = (z - low) / (high - low), list(known), self._draw_q(u[:, :-1])
         for d in range(self.dims):
             if d in known:
                 continue
             x[:, d] = self.grid.draw(self.grid.density(x, have, d), d, u[:, d])
-            q = u[:, d] if self.bounded else (torch.logit(u[:, d], 1e-300) * LOGISTIC - low[d]) / (high[d] - low[d])
-            z[:, d] = low[d] + torch.where(from_g, x[:, d], q) * (high[d] - low[d])
+            z[:, d] = low[d] + torch.where(from_g, x[:, d], q[:, d]) * (high[d] - low[d])
             have.append(d)
         return z
 
