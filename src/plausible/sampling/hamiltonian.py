@@ -89,7 +89,7 @@ def nuts(
     trees = _Trees(target, x, max_depth, rng)
     step = trees.first_step() if step_size is None else np.full(len(x), float(step_size))
     warm = Warmup(step, x.shape[1], warmup, target_accept)
-    trees.step, trees.variance = warm.step, warm.variance
+    trees.step = step.copy()
     return _collect(trees, warm, n, warmup, step_size is None)
 
 
@@ -102,31 +102,36 @@ def _collect(trees: _Trees, warm: Warmup, n: int, warmup: int, learns: bool) -> 
     said: list[str] = []
     trees.begin(np.arange(chains))
     try:
-        while (done < warmup + n).any():
+        while len(trees.x):
             over = trees.advance()
             if not len(over):
                 continue
             trees.x[over], trees.log_p[over], trees.slope[over] = trees.chosen(over)
             mean_accept = trees.accept[over] / trees.leaps[over]
-            early = done[over] < warmup
+            chain = trees.chain[over]
+            early = done[chain] < warmup
             if learns and early.any():
-                warm.update(over[early], mean_accept[early], trees.x[over[early]])
-            late = ~early & (done[over] < warmup + n)
-            who = over[late]
-            at = done[who] - warmup
-            draws[who, at], log_p[who, at] = trees.x[who], trees.log_p[who]
-            accepted[who] += mean_accept[late]
-            leaps[who] += trees.leaps[who]
-            diverged[who] += trees.diverged[who]
-            deepest[who] += trees.depth[who] >= trees.max_depth
-            done[over] += 1
+                warm.update(chain[early], mean_accept[early], trees.x[over[early]])
+                trees.step[over], trees.variance[over] = warm.step[chain], warm.variance[chain]
+            late = ~early & (done[chain] < warmup + n)
+            who, at = over[late], chain[late]
+            draws[at, done[at] - warmup], log_p[at, done[at] - warmup] = trees.x[who], trees.log_p[who]
+            accepted[at] += mean_accept[late]
+            leaps[at] += trees.leaps[who]
+            diverged[at] += trees.diverged[who]
+            deepest[at] += trees.depth[who] >= trees.max_depth
+            done[chain] += 1
             trees.begin(over)
+            # Chains that are done climb on for nothing, until it pays to copy the others.
+            left = done[trees.chain] < warmup + n
+            if 2 * left.sum() <= len(left):
+                trees.keep(np.flatnonzero(left))
     except KeyboardInterrupt:
-        n = max(int(done.min()) - warmup, 0)
+        n = min(max(int(done.min()) - warmup, 0), n)
         said = interrupted(n, draws.shape[1])
     if deepest.sum():
         said.append(f"{deepest.sum():.0f} trajectories reached max_depth={trees.max_depth} before they turned")
-    kept = np.clip(done - warmup, 1, None)
+    kept = np.clip(done - warmup, 1, draws.shape[1])
     return Draws(
         "NUTS",
         draws[:, :n].copy(),
@@ -153,6 +158,7 @@ class _Trees:
         self.x = x.copy()
         self.log_p, self.slope = target.with_gradient(self.x, strict=True)
         c, d = x.shape
+        self.chain = np.arange(c)  # whose trajectory each row is
         self.step, self.variance = np.ones(c), np.ones((c, d))
         self.ends = np.empty((3, 2, c, d))  # x, p, slope at the left and the right end
         self.now = np.empty((3, c, d))
@@ -169,6 +175,17 @@ class _Trees:
         bits = np.array([bin(i >> 1).count("1") for i in leaf.tolist()])
         trailing = np.array([(~i & (i + 1)).bit_length() - 1 for i in leaf.tolist()])
         self.level, self.lowest = bits, bits - trailing + 1
+
+    def keep(self, who: np.ndarray) -> None:
+        """Drop all rows but `who`."""
+        for name in ("ends", "now", "stack_p", "stack_rho"):
+            setattr(self, name, np.ascontiguousarray(getattr(self, name)[..., who, :]))
+        for name in ("x", "log_p", "slope", "chain", "step", "variance", "rho", "sub_rho", "pick_x", "pick_slope"):
+            setattr(self, name, getattr(self, name)[who])
+        for name in ("pick_log_p", "sub_x", "sub_slope", "sub_log_p", "log_w", "sub_log_w", "joint"):
+            setattr(self, name, getattr(self, name)[who])
+        for name in ("side", "depth", "leaf", "accept", "leaps", "diverged"):
+            setattr(self, name, getattr(self, name)[who])
 
     def _kinetic(self, p: np.ndarray, who=slice(None)) -> np.ndarray:
         return 0.5 * (p * p * self.variance[who]).sum(-1)
