@@ -218,8 +218,8 @@ def test_step_cache_that_drifts():
 
 
 def test_fast_sampler_that_is_not_the_slow_one():
-    def from_uniforms(self, u, c=None, s=0):
-        return type(self).__mro__[1].from_uniforms(self, u.flip(1), c, s)
+    def from_uniforms(self, u, c=None, known=None, s=0):
+        return type(self).__mro__[1].from_uniforms(self, u.flip(1), c, known, s)
 
     found = refuse("fast_sampler_is_the_slow_one", pl.MADE, {"binary"}, module={"from_uniforms": from_uniforms})
     assert found["samples_agree_with_the_density"].status == "passed"

@@ -11,10 +11,13 @@ import pytest
 import torch
 from scipy import stats
 
+import plausible as pl
+from plausible.errors import CapabilityError, DataError
 from plausible.families.autoregressive.made import _MADE, MADE
 from plausible.heads import N_UNIFORMS
 from plausible.options import OptionError
 from plausible.space import Column, Space
+from plausible.uses import given
 
 BIT = Column("bit", "binary", (0, 1))
 REAL = Column("real", "real")
@@ -184,7 +187,7 @@ def test_the_fast_sampler_is_the_slow_one(options):
         slow = torch.zeros(50, len(MIXED), dtype=torch.float64)
         for d in module.position[s].argsort().tolist():  # a full pass for every dimension
             slow[:, d] = module.heads.sample(module.conditionals(slow, c, s), u)[:, d]
-        assert torch.allclose(module.from_uniforms(u, c, s), slow, atol=1e-9)
+        assert torch.allclose(module.from_uniforms(u, c, s=s), slow, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", [{}, {"orderings": 3}, {"hidden": (8, 8), "direct": False}])
@@ -290,3 +293,56 @@ def test_it_starts_from_the_frequencies_of_the_columns(rng):
             layer.weight.zero_()
     found = module.log_prob(every([range(2), range(3)])).exp().detach().numpy().reshape(2, 3)
     assert np.allclose(found, np.outer([0.8, 0.2], [0.7, 0.2, 0.1]), atol=0.02)
+
+
+@pytest.mark.parametrize("settings", [{}, {"hidden": (24, 16)}, {"n_context": 2, "direct": False}])
+def test_the_fixed_point_is_the_same_sample(settings):
+    """Passes over all dimensions at once end where dimension by dimension does, before or at one pass a dimension."""
+    module = net(MIXED, **settings)
+    u = torch.rand(50, module.dims, N_UNIFORMS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    c = torch.randn(50, module.n_context, dtype=torch.float64) if module.n_context else None
+    z, passes = module.fixed_point(u, c)
+    assert torch.allclose(z, module.from_uniforms(u, c), atol=1e-9)
+    assert 2 <= passes <= module.dims + 2
+
+
+def test_the_rest_given_the_first_dimensions():
+    """p(lower | upper) by enumeration; what is known stands; what is out of order is refused."""
+    rng = np.random.default_rng(0)
+    X = (rng.random((600, 4)) < np.array([0.5, 0.3, 0.6, 0.2])).astype(int)
+    X[:, 3] ^= X[:, 0] & X[:, 1]
+    model = pl.MADE(hidden=(16,), epochs=20, batch_size=64, learning_rate=0.02, random_state=0).fit(X)
+    known = np.array([1.0, 0.0, np.nan, np.nan])
+    drawn = given.sample(model, np.tile(known, (4000, 1)), random_state=0)
+    assert (drawn[:, :2] == [1, 0]).all()
+    states = np.array([[1, 0, a, b] for a in (0, 1) for b in (0, 1)])
+    p = np.exp(model.log_prob(states))
+    counts = np.array([(drawn == s).all(1).sum() for s in states])
+    assert stats.chisquare(counts, 4000 * p / p.sum()).pvalue > 1e-3
+    mask = np.array([True, True, False, False])
+    np.testing.assert_allclose(given.log_prob(model, states, mask), np.log(p / p.sum()), atol=1e-8)
+    with pytest.raises(DataError, match="in order"):
+        given.sample(model, np.array([[np.nan, 1.0, 0.0, 1.0]]))
+    with pytest.raises(DataError, match="in order"):
+        given.log_prob(model, states, ~mask)
+
+
+def test_log_prob_of_each_dimension():
+    """They add up, in the units of the data; a surprise shows where it is."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(500, 1))
+    X = np.concatenate([1000 * a, a + 0.1 * rng.normal(size=(500, 1))], 1)
+    model = pl.MADE(hidden=(16,), epochs=20, batch_size=32, learning_rate=5e-3, random_state=0).fit(X)
+    each = model.log_prob(X, reduce=None)
+    assert each.shape == X.shape
+    np.testing.assert_allclose(each.sum(1), model.log_prob(X), atol=1e-10)
+    assert abs(each[:, 0].mean() + 0.5 * np.log(2 * np.pi * np.e * 1e6)) < 0.3  # a normal of deviation 1000
+    odd = X[:1] + [[0.0, 1.0]]
+    change = model.log_prob(odd, reduce=None) - each[:1]
+    assert change[0, 0] == 0 and change[0, 1] < -3
+    images = rng.integers(0, 2, (50, 3, 4)).astype(np.uint8)
+    assert pl.MADE(epochs=1, random_state=0).fit(images).log_prob(images, reduce=None).shape == (50, 3, 4)
+    with pytest.raises(CapabilityError, match="orderings=1"):
+        pl.MADE(orderings=2, epochs=1, random_state=0).fit(X).log_prob(X, reduce=None)
+    with pytest.raises(CapabilityError, match="each dimension"):
+        pl.Gaussian().fit(X).log_prob(X, reduce=None)

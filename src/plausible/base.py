@@ -13,7 +13,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -194,7 +194,14 @@ class Generative(DensityMixin, BaseEstimator):
         return self.transforms_.kind if own == "exact" else own
 
     @_has_density
-    def log_prob(self, X: Any, *, context: Any = None, importance_samples: int | None = None) -> np.ndarray:
+    def log_prob(
+        self,
+        X: Any,
+        *,
+        context: Any = None,
+        importance_samples: int | None = None,
+        reduce: Literal["sum"] | None = "sum",
+    ) -> np.ndarray:
         """Return log p(x) (or log p(x | context)) of each example.
 
         Args:
@@ -202,13 +209,16 @@ class Generative(DensityMixin, BaseEstimator):
             context: as in `fit`, with a row per example or one row for all.
             importance_samples: for a bound that has noise, return the importance-weighted estimate with this many
                 samples instead (Burda, Grosse and Salakhutdinov, 2016, https://arxiv.org/abs/1509.00519).
+            reduce: None for log p of each dimension given those before it, NaN where missing: which pixel, character or
+                column was surprising.
 
         Returns:
-            Nats with shape (n,), relative to the measure of `space_`, in the units of X. `likelihood_kind_` says
-            whether they are exact, a bound or an estimate.
+            Nats with shape (n,), or with `reduce` None that of X, relative to the measure of `space_`, in the units of
+            X. `likelihood_kind_` says whether they are exact, a bound or an estimate.
 
         Raises:
             SpaceError: X does not look like what the model was fitted on.
+            CapabilityError: `reduce` is None, and the model does not take dimension after dimension.
         """
         check_is_fitted(self, "module_")
         x = self._encode(X)
@@ -219,8 +229,13 @@ class Generative(DensityMixin, BaseEstimator):
         with torch.no_grad():
             for start in range(0, len(x), rows):
                 part = slice(start, start + rows)
-                parts.append(self._log_prob(module, x[part], None if c is None else c[part], importance_samples))
-        return torch.cat(parts).cpu().numpy() if parts else np.empty(0)
+                own = None if c is None else c[part]
+                if reduce is None:
+                    parts.append(self._log_prob_each(module, x[part], own))
+                else:
+                    parts.append(self._log_prob(module, x[part], own, importance_samples))
+        found = torch.cat(parts).cpu().numpy() if parts else np.empty(0)
+        return found if reduce else self.space_.lay_out(found)
 
     @_has_density
     def score_samples(self, X: Any) -> np.ndarray:
@@ -247,6 +262,18 @@ class Generative(DensityMixin, BaseEstimator):
             terms.append(evaluate(z.to(dtype), c, rng).double() + log_c)
         stacked = torch.stack(terms)  # (samples, n)
         return stacked.logsumexp(0) - math.log(samples) if samples else stacked.mean(0)
+
+    def _log_prob_each(self, module: Module, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+        """log p of each dimension given those before: (n, D)."""
+        if not self.traits.conditionals or self.likelihood_kind_ != "exact":
+            others = registry.capable(lambda f: f.traits.conditionals and f.can_model(self.space_) is None)
+            raise CapabilityError(
+                f"{type(self).__name__} has no log-probability of each dimension given those before it; "
+                f"these families have: {', '.join(others)}"
+            )
+        z, terms = self.transforms_.each(x.to(self._device()))
+        log_p = module.log_prob_each(z.to(module.dtype), None if c is None else c.to(module.dtype)).double()
+        return torch.where(z.flatten(1).isnan(), torch.nan, log_p + terms.flatten(1))
 
     def _evaluator(self) -> Module:
         """Return the module to evaluate with: in double precision, so that an answer does not depend on the batch.

@@ -239,6 +239,7 @@ class Heads(nn.Module):
             groups.setdefault(head_of(column, components), []).append(d)
         self.dims, self.columns, self.components = space.dims, space.columns, components
         self._singles: dict[Column, Heads] = {}
+        self._places: dict[int, tuple[Heads, slice, slice]] = {}
         self.heads = nn.ModuleList()
         owner, source = [], []
         for g, (key, members) in enumerate(groups.items()):
@@ -299,6 +300,8 @@ class Heads(nn.Module):
 
     def single(self, d: int) -> tuple[Heads, slice, slice]:
         """Return a head for dimension d alone, and where its parameters and its features lie among those of all."""
+        if d in self._places:
+            return self._places[d]
         start = first = 0
         for head, members, _ in self._groups():
             place = (members == d).nonzero()
@@ -308,7 +311,8 @@ class Heads(nn.Module):
                 if column not in self._singles:
                     one = Heads(Space((column,), (1,)), self.components).to(members.device)
                     self._singles[column] = one
-                return self._singles[column], slice(p, p + head.size), slice(f, f + head.n_features)
+                self._places[d] = self._singles[column], slice(p, p + head.size), slice(f, f + head.n_features)
+                return self._places[d]
             start, first = start + head.d * head.size, first + head.d * head.n_features
         raise IndexError(f"dimension {d} of {self.dims}")
 

@@ -23,7 +23,8 @@ class Traits:
         context: whether it models p(x | c).
         missing: whether it fits and scores examples with missing cells, exactly.
         marginals: whether it scores examples with missing cells, exactly, though it needs complete ones to fit.
-        given: how it draws the rest of a partly known example; 'exact' promises `sample_given` of its module.
+        given: how it draws the rest of a partly known example; 'exact' promises `sample_given` of its module,
+            'in_order' the same where all that is missing comes after all that is known.
         latent: whether it has a latent code.
         conditionals: whether it offers p(x_d | x_<d) step by step.
         streams: whether it can be fitted chunk by chunk on a file larger than memory.
@@ -36,7 +37,7 @@ class Traits:
     context: bool = False
     missing: bool = False
     marginals: bool = False
-    given: Literal["exact", "approximate"] | None = None
+    given: Literal["exact", "in_order", "approximate"] | None = None
     latent: bool = False
     conditionals: bool = False
     streams: bool = False

@@ -61,6 +61,10 @@ class Space:
 
     decode = encode
 
+    def lay_out(self, values: np.ndarray) -> np.ndarray:
+        """Arrange a number per dimension (n, D) as the user's arrays are arranged."""
+        return values.reshape(len(values), *self.shape)
+
     def describe(self) -> str:
         """One line for people: ``table of 14 columns (6 real, 8 categorical)``."""
         counts = {k: sum(c.kind == k for c in self.columns) for k in KINDS}
@@ -164,8 +168,12 @@ class Image(Space):
         X = x.detach().cpu().numpy().reshape(len(x), *self.shape)
         if self.pixel.levels:
             X = np.clip(np.round(X), 0, self.pixel.n_levels - 1)
+        return self.lay_out(X).astype(self.dtype)
+
+    def lay_out(self, values):
+        X = values.reshape(len(values), *self.shape)
         X = {"HW": lambda: X[:, 0], "CHW": lambda: X, "HWC": lambda: np.moveaxis(X, 1, 3)}[self.layout]()
-        return np.ascontiguousarray(X).astype(self.dtype)
+        return np.ascontiguousarray(X)
 
     def describe(self) -> str:
         channels, height, width = self.shape

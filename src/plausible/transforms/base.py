@@ -50,6 +50,10 @@ class Transform(nn.Module):
         """Return z of shape (n, \\*shape) and log C of shape (n,)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
+    def each(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return z and log C of each dimension on its own, both of shape (n, \\*shape): of a transform that has it."""
+        raise TypeError(f"{type(self).__name__} does not act on each dimension on its own")
+
     def inverse(self, z: torch.Tensor, rng: Rng | None = None) -> torch.Tensor:
         """Return x of shape (n, \\*shape); a transform that lost something draws it with `rng`."""
         raise TypeError(f"{type(self).__name__} does not define inverse")
@@ -97,6 +101,14 @@ class Chain(nn.Module):
         log_c = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for t in self.steps:
             x, term = t(x, rng)
+            log_c = log_c + term
+        return x, log_c
+
+    def each(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return z and log C of each dimension on its own, both of shape (n, \\*shape)."""
+        log_c = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        for t in self.steps:
+            x, term = t.each(x)
             log_c = log_c + term
         return x, log_c
 

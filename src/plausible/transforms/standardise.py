@@ -58,8 +58,12 @@ class Standardise(Transform):
     def forward(self, x, rng=None):
         if not self.moved.any():
             return x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        z, log_c = self.each(x)
+        return z, sum_over(log_c)
+
+    def each(self, x):
         z = (x.double() - self.shift) / self.scale
-        return z, sum_over(torch.where(self.real & ~z.isnan(), -self.scale.log(), 0.0))
+        return z, torch.where(self.real & ~z.isnan(), -self.scale.log(), 0.0)
 
     def inverse(self, z, rng=None):
         return z.double() * self.scale + self.shift if self.moved.any() else z

@@ -2,7 +2,7 @@ r"""Given a part of an example: draw the rest, score it, or ask for its most lik
 
     x = (a, b):   draw a ~ p(a | b),    log p(a | b) = log p(a, b) - log p(b),    argmax_a p(a | b)
 
-for a model whose family answers exactly (``traits.given == "exact"``). What is known comes back bit for bit.
+for a model whose family answers exactly (``traits.given``). What is known comes back bit for bit.
 
     from plausible.uses import given
     given.sample(model, df_with_holes)                           # NaN or None marks what to draw
@@ -24,6 +24,7 @@ from plausible import registry
 from plausible.errors import CapabilityError, DataError
 from plausible.randomness import generator
 
+EXACTLY = ("exact", "in_order")
 MOST_COMBINATIONS = 1_000_000  # of the levels of the columns that `table` is asked for
 
 
@@ -33,7 +34,8 @@ def sample(
     """Draw the unknown cells of each example from p(unknown | known).
 
     Args:
-        model: a fitted model of a family whose ``traits.given`` is 'exact'.
+        model: a fitted model of a family whose ``traits.given`` is 'exact', or 'in_order' where all that is unknown
+            comes after all that is known (of an image, the lower part).
         X: examples like those it was fitted on, with NaN or None in the cells to be drawn; of a table, columns that
             are all unknown may be left out.
         n: how many completions of X; None for one.
@@ -110,7 +112,8 @@ def log_prob(model: Any, X: Any, given: Any, *, context: Any = None) -> np.ndarr
         DataError: what is known of some example has probability zero.
     """
     check_is_fitted(model, "module_")
-    _need_marginals(model)
+    if model.traits.given != "in_order":
+        _need_marginals(model)
     x = model.space_.encode(X).double()
     c = model._encode_context(context, len(x))
     if _is_names(given):
@@ -120,6 +123,8 @@ def log_prob(model: Any, X: Any, given: Any, *, context: Any = None) -> np.ndarr
     else:
         known = _as_mask(model.space_, given, x)
     part = torch.where(known, x, torch.nan)
+    if not _has_marginals(model):
+        model.module_.require_order(part)
     marginal = _log_marginal(model, part, c)
     _refuse_impossible(marginal)
     return (_log_marginal(model, x, c) - marginal).cpu().numpy()
@@ -178,10 +183,10 @@ def table(model: Any, of: str | Sequence[str], given: Mapping[str, Any] | None =
 def _prepared(model: Any, X: Any, mask: Any, context: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return codes with NaN where to draw, and the features of the context."""
     check_is_fitted(model, "module_")
-    if model.traits.given != "exact":
+    if model.traits.given not in EXACTLY:
         raise CapabilityError(
             f"{type(model).__name__} cannot draw a part of an example given the rest exactly; these families can: "
-            f"{', '.join(registry.capable(lambda f: f.traits.given == 'exact'))}"
+            f"{', '.join(registry.capable(lambda f: f.traits.given in EXACTLY))}"
         )
     if model.likelihood_kind_ != "exact":
         raise CapabilityError(

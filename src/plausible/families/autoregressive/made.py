@@ -28,11 +28,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.base import Module, Traits
-from plausible.heads import N_UNIFORMS, Heads
+from plausible.errors import CapabilityError
+from plausible.families.autoregressive._stepwise import Stepwise
+from plausible.heads import Heads
 from plausible.neural import Neural
 from plausible.nn import Dropout, activation
 from plausible.options import OptionError, estimator, option
-from plausible.randomness import uniform
 from plausible.space import Space
 
 LARGEST_DIRECT = 4_000_000  # weights of the direct connections that 'auto' still makes
@@ -51,7 +52,7 @@ class _State:
     k: int = 0  # dimensions given so far
 
 
-class _MADE(Module):
+class _MADE(Stepwise):
     """Legend: n examples, D dimensions, F input features, H hidden units, P parameters of all heads, S orderings."""
 
     def __init__(self, space: Space, n_context: int, hidden, components, orderings, direct, nonlinearity, dropout):
@@ -116,6 +117,13 @@ class _MADE(Module):
                 h = self.dropout(self.nonlinearity(h))
         return h if self.direct is None else h + F.linear(x, weights[-1])
 
+    def log_prob_each(self, z, c=None):
+        if self.orderings > 1:
+            raise CapabilityError(
+                "a mixture of orderings has no log-probability of each dimension; fit with orderings=1 for that"
+            )
+        return super().log_prob_each(z, c)
+
     def log_prob(self, z, c=None, rng=None):
         parts = [self.log_prob_in_order(z, c, s) for s in range(self.orderings)]
         return parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0) - math.log(self.orderings)
@@ -131,26 +139,23 @@ class _MADE(Module):
         return -self.log_prob(z, c)
 
     def sample(self, n, c=None, *, rng):
-        like = self.layers[0].weight
-        u = uniform(rng, (n, self.dims, N_UNIFORMS), like)
         if self.orderings == 1:
-            return self.from_uniforms(u, c)
-        which = torch.randint(self.orderings, (n,), generator=rng, device=like.device)
-        z = torch.empty(n, self.dims, dtype=like.dtype, device=like.device)
+            return super().sample(n, c, rng=rng)
+        u = self._uniforms(n, rng)
+        which = torch.randint(self.orderings, (n,), generator=rng, device=u.device)
+        z = torch.empty(n, self.dims, dtype=u.dtype, device=u.device)
         for s in which.unique().tolist():
             rows = (which == s).nonzero().flatten()
-            z[rows] = self.from_uniforms(u[rows], None if c is None else c[rows], s)
+            z[rows] = self.from_uniforms(u[rows], None if c is None else c[rows], s=s)
         return z
 
-    def from_uniforms(self, u: torch.Tensor, c: torch.Tensor | None = None, s: int = 0) -> torch.Tensor:
-        """Draw by inversion: uniforms (n, D, 2) -> z (n, D), a dimension at a time."""
-        z = torch.empty(u.shape[:2], dtype=u.dtype, device=u.device)
-        state, value = self.start(len(u), c, s), None
-        for d in state.order:
-            params = self.step(state, value)
-            value = self.heads.single(d)[0].sample(params, u[:, d : d + 1])[:, 0]
-            z[:, d] = value
-        return z
+    def sample_given(self, z, c=None, *, rng):
+        if self.orderings > 1:
+            raise CapabilityError("a mixture of orderings draws nothing given a part exactly; fit with orderings=1")
+        return super().sample_given(z, c, rng=rng)
+
+    def from_uniforms(self, u, c=None, known=None, s: int = 0):
+        return self._draw(self.start(len(u), c, s), u, known)
 
     def start(self, n: int, c: torch.Tensor | None = None, s: int = 0) -> _State:
         """Return the state before any dimension is known."""
@@ -244,7 +249,7 @@ class MADE(Neural):
         context=True,
         conditionals=True,
         streams=True,
-        given="approximate",
+        given="in_order",
     )
 
     def _build(self, space: Space, context_space: Space) -> Module:
