@@ -34,13 +34,19 @@ LARGEST_INTEGER = 10**6  # of a number among the arguments: no layer we make is 
 def save(model: Any, path: str | os.PathLike) -> None:
     """Write a fitted model; an existing file is replaced only once the new one is whole.
 
+    The suffix of another program's format (.bif) has that written, of a model that fits in it.
+
     Raises:
-        PlausibleError: an argument cannot be written as JSON; the message names it.
+        PlausibleError: an argument cannot be written as JSON, or the model in that format; the message says why.
     """
     from safetensors.torch import save as pack
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(model, "module_")
+    other = registry.format_of(Path(path).suffix)
+    if other is not None:
+        other.write(model, path)
+        return
     parts = {"module": model.module_, "transforms": model.transforms_}
     if model.context_space_ is not None:
         parts["context"] = model.context_transforms_
@@ -56,11 +62,15 @@ def save(model: Any, path: str | os.PathLike) -> None:
 
 
 def load(path: str | os.PathLike) -> Any:
-    """Read a model that `save` wrote.
+    """Read a model that `save` wrote, or that another program did in a format with a suffix of its own (.bif).
 
     Raises:
         ModelFileError: the file is absent, truncated, of a newer format, or not one of ours.
+        ReadError: another program's file cannot be read; the message has the line.
     """
+    other = registry.format_of(Path(path).suffix)
+    if other is not None:
+        return other.read(path)
     described, tensors = _open(Path(path))
     try:
         return _rebuild(described, tensors)

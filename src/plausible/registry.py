@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
+from types import ModuleType
 
 from plausible.errors import PlausibleError
-from plausible.families import FAMILIES
+from plausible.families import FAMILIES, FORMATS
 
 BASELINE = "independent"  # the product of its columns: what every other model is measured against
 
@@ -45,6 +46,12 @@ def name_of(cls: type) -> str | None:
         ):
             return name
     return None
+
+
+def format_of(suffix: str) -> ModuleType | None:
+    """Return what has `read(path)` and `write(model, path)` for files of another program with that suffix, or None."""
+    module = FORMATS.get(suffix.lower())
+    return None if module is None else importlib.import_module(f"plausible.families.{module}")
 
 
 def class_names() -> dict[str, str]:

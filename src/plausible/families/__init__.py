@@ -10,9 +10,15 @@ FAMILIES = {
     "naive_bayes": "direct.naive_bayes:NaiveBayes",
     "bayes_net": "direct.bayes_net:BayesNet",
     "context_table": "direct.context_table:ContextTable",
+    "neural_cdf": "direct.neural_cdf:NeuralCDF",
     "made": "autoregressive.made:MADE",
     "coupling_flow": "flow.coupling:CouplingFlow",
     "vae": "latent.vae:VAE",
     "diffusion": "diffusion.denoising:Diffusion",
     "gan": "adversarial.gan:GAN",
+}
+
+# Files of other programs that hold a fitted model: suffix -> the module whose `read` and `write` know them.
+FORMATS = {
+    ".bif": "direct.bif",
 }
