@@ -328,13 +328,14 @@ class _Grid:
             log_mass = self.later(np.empty((1, 0)), 0)[0]
             top = log_mass.max()
             if np.isfinite(top):
-                mass = np.exp(log_mass - top).reshape(panels, NODES).sum(1)
+                log_panel = np.log(np.exp(log_mass - top).reshape(panels, NODES).sum(1) + 1e-300) + top
                 if previous is not None:
-                    now = mass.reshape(-1, 2).sum(1) * math.exp(top - previous[1])
-                    error = np.abs(now - previous[0]).sum() / now.sum()
+                    scale = max(log_panel.max(), previous.max())
+                    mass = np.exp(log_panel - scale).reshape(-1, 2).sum(1)
+                    error = np.abs(mass - np.exp(previous - scale)).sum() / max(mass.sum(), 1e-300)
                     if error < ACCURATE:
                         return
-                previous = mass, top
+                previous = log_panel
             panels *= 2
         if not np.isfinite(top):
             raise PlausibleError("the density is zero at all nodes of the grid: is it on this box?")
