@@ -394,8 +394,10 @@ def info(model: ModelPath) -> None:
     from plausible.files import JSON
 
     fitted = _load(model)
-    with zipfile.ZipFile(model) as archive:
-        stored = json.loads(archive.read(JSON))
+    stored = None
+    if registry.format_of(Path(model).suffix) is None:
+        with zipfile.ZipFile(model) as archive:
+            stored = json.loads(archive.read(JSON))
     print(wording.described(fitted, stored, Path(model)))
 
 

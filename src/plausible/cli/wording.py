@@ -50,12 +50,17 @@ def _last_epoch(model: Any) -> int:
     return int(model.history_["epoch"].iloc[-1])
 
 
-def described(model: Any, stored: dict, path: Path) -> str:
-    """All that is known of a fitted model; `stored` is the JSON of its file."""
-    versions = ", ".join(f"{k} {v}" for k, v in stored["versions"].items())
+def described(model: Any, stored: dict | None, path: Path) -> str:
+    """All that is known of a fitted model; `stored` is the JSON of its file, None for one of another program."""
+    from plausible import registry
+
+    written, of = f"in the format {path.suffix}", "the file"
+    if stored is not None:
+        versions = ", ".join(f"{k} {v}" for k, v in stored["versions"].items())
+        written, of = f"format {stored['format']}, {versions}", "the training data"
     context = model.context_space_
     rows = [
-        ("family", stored["family"]),
+        ("family", registry.name_of(type(model))),
         ("model", one_line(model)),
         ("examples", model.space_.describe()),
         ("context", "none" if context is None else ", ".join(c.name for c in context.columns)),
@@ -64,8 +69,8 @@ def described(model: Any, stored: dict, path: Path) -> str:
         ("parameters", _parameters(model)),
         ("fitted in", f"{model.fit_seconds_:.3g} s, {_ended(model)}"),
         ("seed", str(model.random_state)),
-        ("file", f"{size(path)}, format {stored['format']}, {versions}"),
-        ("fingerprint", f"{model.fingerprint_} (of the training data)"),
+        ("file", f"{size(path)}, {written}"),
+        ("fingerprint", f"{model.fingerprint_} (of {of})"),
     ]
     return "\n".join([aligned(rows), *_columns(model.space_), *_history(model.history_)])
 
@@ -81,6 +86,8 @@ def _parameters(model: Any) -> str:
 
 def _ended(model: Any) -> str:
     """How the training ended: ``43 epochs (no more gain), the state of epoch 33 kept``."""
+    if model.stopped_ == "read":
+        return "read from a file"
     if not len(model.history_):
         return "in one pass"
     last, why = _last_epoch(model), ENDS.get(model.stopped_, model.stopped_)
