@@ -30,7 +30,7 @@ import torch
 
 FITS = 1 << 62  # what a key may reach
 DENSE = 1 << 24  # and up to where a table of all keys is faster than sorting them
-MOST_ROWS = 100_000  # contexts with symbols that the parameters of the smoothing are fitted on
+MOST_ROWS = 50_000  # contexts with symbols that the parameters of the smoothing are fitted on
 KNOTS = 3  # counts with a discount of their own; higher ones share the last
 PARAMETERS = KNOTS + 2  # of a level: D_1, D_2, D_3, t, e
 PPM = (0.0, 0.0, 0.0, 0.0, 1.0)
@@ -83,8 +83,7 @@ def add_at(which: torch.Tensor, values: torch.Tensor, n: int) -> torch.Tensor:
 
 def hats(counts: torch.Tensor) -> torch.Tensor:
     """h_i of counts (...) -> (..., 3); whole counts of 1, 2, and 3 or more each have one that is 1."""
-    knots = torch.arange(1, KNOTS + 1, dtype=counts.dtype, device=counts.device)
-    return (1 - (counts.clamp(0, KNOTS)[..., None] - knots).abs()).clamp_min(0)
+    return (1 - (counts.clamp(0, KNOTS)[..., None] - _knots(counts)).abs()).clamp_min(0)
 
 
 @dataclass
@@ -188,11 +187,12 @@ class Trie:
         """The length of the longest contexts."""
         return len(self.paths) - 1
 
-    def fit(self, base: torch.Tensor, iterations: int = 40) -> torch.Tensor:
+    def fit(self, base: torch.Tensor, start: torch.Tensor | None = None, iterations: int = 40) -> torch.Tensor:
         """Return the parameters (k + 1, 5) of the best leave-one-out likelihood.
 
         Args:
             base: P_{-1} of each group, (G,).
+            start: those of shorter contexts, to start from.
             iterations: of L-BFGS, at most.
         """
         rows, weight = self._sample()
@@ -200,6 +200,8 @@ class Trie:
         first = base[self.rows[rows, 0].long()]
         raw = torch.zeros(len(known), PARAMETERS, dtype=torch.float64, device=first.device)
         raw[:, KNOTS:] = -3.0
+        if start is not None:
+            raw[: len(start)] = _unbounded(start)
         raw.requires_grad_()
         best = torch.optim.LBFGS([raw], max_iter=iterations, line_search_fn="strong_wolfe", tolerance_change=1e-7)
 
@@ -248,7 +250,8 @@ class Trie:
 
 def _strength(parameters: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
     """t + e * types (...), from parameters (..., 5) and sums of hats (..., 3), which add up to the number of types."""
-    return parameters[..., KNOTS] + parameters[..., KNOTS + 1] * spread.sum(-1)
+    types = spread[..., 0] + spread[..., 1] + spread[..., 2]  # ten times faster than a sum over three
+    return parameters[..., KNOTS] + parameters[..., KNOTS + 1] * types
 
 
 def _mixed(p: torch.Tensor, known: list[tuple[torch.Tensor, ...]], parameters: torch.Tensor) -> torch.Tensor:
@@ -262,6 +265,15 @@ def _mixed(p: torch.Tensor, known: list[tuple[torch.Tensor, ...]], parameters: t
 
 def _bounded(raw: torch.Tensor) -> torch.Tensor:
     """Numbers (..., 5) on the whole line as discounts 0 < D_i < i, and t and e > 0."""
-    knots = torch.arange(1, KNOTS + 1, dtype=raw.dtype, device=raw.device)
-    discounts = knots * (1e-4 + (1 - 2e-4) * raw[..., :KNOTS].sigmoid())
+    discounts = _knots(raw) * (1e-4 + (1 - 2e-4) * raw[..., :KNOTS].sigmoid())
     return torch.cat([discounts, raw[..., KNOTS:].clamp(-20, 20).exp()], -1)
+
+
+def _unbounded(parameters: torch.Tensor) -> torch.Tensor:
+    """Undo `_bounded`, but stay where there is a slope."""
+    share = (parameters[..., :KNOTS] / _knots(parameters) - 1e-4) / (1 - 2e-4)
+    return torch.cat([share.logit(1e-3), parameters[..., KNOTS:].log().clamp_min(-8)], -1)
+
+
+def _knots(like: torch.Tensor) -> torch.Tensor:
+    return torch.arange(1, KNOTS + 1, dtype=like.dtype, device=like.device)

@@ -152,22 +152,23 @@ class _ContextTable(Module):
         """Choose the length of the context and the smoothing by leave-one-out likelihood; make the table."""
         held = self._counts > 0
         rows, counts = self._rows[held], self._counts[held]
-        first = {"auto": "absolute" if self.stop is None else "kneser_ney"}.get(self.smoothing, self.smoothing)
+        kind = {"auto": "absolute" if self.stop is None else "kneser_ney"}.get(self.smoothing, self.smoothing)
         best = None
         for k in [k for k in ORDERS if k < self.longest and self.climb] + [self.longest]:
-            tried = self._fitted(rows, counts, k, first)
-            gain = 1.0 if best is None else (tried[2] - best[2]) / abs(best[2])
+            tried = self._fitted(rows, counts, k, kind, best)
+            if self.smoothing == "auto" and (k == self.longest or _gain(tried, best) < WORTHWHILE):
+                other = "absolute" if kind == "kneser_ney" else "kneser_ney"
+                second = self._fitted(rows, counts, k, other, None)
+                tried, kind = (second, other) if _gain(second, tried) > 0 else (tried, kind)
+            gain = _gain(tried, best)
             best = tried if gain > 0 else best
             if gain < WORTHWHILE:
                 break
-        if self.smoothing == "auto":
-            other = "absolute" if first == "kneser_ney" else "kneser_ney"
-            best = max(best, self._fitted(rows, counts, best[0].order, other), key=lambda tried: tried[2])
         trie, self.laws, _ = best
         self.nodes, self.pairs = trie.nodes, trie.pairs
         self.share, self.back = trie.ratios(self.laws)
 
-    def _fitted(self, rows: torch.Tensor, counts: torch.Tensor, k: int, smoothing: str) -> tuple:
+    def _fitted(self, rows: torch.Tensor, counts: torch.Tensor, k: int, smoothing: str, start: tuple | None) -> tuple:
         """Return the trie of contexts of length k, its parameters, and its leave-one-out likelihood."""
         if k < self.longest:
             rows = torch.cat([rows[:, : k + 1], rows[:, -1:]], 1)
@@ -175,7 +176,7 @@ class _ContextTable(Module):
             rows = rows[one]
         trie = Trie(rows, counts, self.groups, self.base, self.levels, self.stop, smoothing != "absolute")
         ppm = torch.tensor(PPM, dtype=torch.float64, device=counts.device).expand(k + 1, -1)
-        parameters = ppm.clone() if smoothing == "ppm" else trie.fit(self.even)
+        parameters = ppm.clone() if smoothing == "ppm" else trie.fit(self.even, None if start is None else start[1])
         return trie, parameters, trie.leave_one_out(parameters, self.even)
 
     # ----------------------------------------------------------------------------------------------------- evaluate
@@ -268,6 +269,11 @@ class _ContextTable(Module):
                 if over.all():
                     break
         return z
+
+
+def _gain(tried: tuple, best: tuple | None) -> float:
+    """By which share of the nats the leave-one-out likelihood is better."""
+    return 1.0 if best is None else (tried[2] - best[2]) / abs(best[2])
 
 
 @estimator
