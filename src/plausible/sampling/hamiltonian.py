@@ -34,11 +34,10 @@ DIVERGED = 1000.0  # an energy error of so many nats: the integrator has left th
 
 def leapfrog(target: Target, x, p, slope, step, variance):
     """Return x, p, log p(x) and its gradient one step on; `step` is (C, 1) and negative backwards in time."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        p = p + 0.5 * step * slope
-        x = x + step * variance * p
-        log_p, slope = target.with_gradient(x)
-        return x, p + 0.5 * step * slope, log_p, slope
+    p = p + 0.5 * step * slope
+    x = x + step * variance * p
+    log_p, slope = target.with_gradient(x)
+    return x, p + 0.5 * step * slope, log_p, slope
 
 
 def nuts(
@@ -87,10 +86,11 @@ def nuts(
     rng = generators(random_state)[0]
     x = starts(start, chains, target)
     trees = _Trees(target, x, max_depth, rng)
-    step = trees.first_step() if step_size is None else np.full(len(x), float(step_size))
-    warm = Warmup(step, x.shape[1], warmup, target_accept)
-    trees.step = step.copy()
-    return _collect(trees, warm, n, warmup, step_size is None)
+    with np.errstate(over="ignore", invalid="ignore"):  # a trajectory that leaves for infinity is told by its energy
+        step = trees.first_step() if step_size is None else np.full(len(x), float(step_size))
+        warm = Warmup(step, x.shape[1], warmup, target_accept)
+        trees.step = step.copy()
+        return _collect(trees, warm, n, warmup, step_size is None)
 
 
 def _collect(trees: _Trees, warm: Warmup, n: int, warmup: int, learns: bool) -> Draws:
@@ -125,7 +125,7 @@ def _collect(trees: _Trees, warm: Warmup, n: int, warmup: int, learns: bool) -> 
             # Chains that are done climb on for nothing, until it pays to copy the others.
             left = done[trees.chain] < warmup + n
             if 2 * left.sum() <= len(left):
-                trees.keep(np.flatnonzero(left))
+                trees.keep(left.nonzero()[0])
     except KeyboardInterrupt:
         n = min(max(int(done.min()) - warmup, 0), n)
         said = interrupted(n, draws.shape[1])
@@ -229,8 +229,7 @@ class _Trees:
         signed = np.where(self.side == 1, self.step, -self.step)[:, None]
         x, p, log_p, slope = leapfrog(self.target, x, p, slope, signed, self.variance)
         self.now[0], self.now[1], self.now[2] = x, p, slope
-        with np.errstate(over="ignore", invalid="ignore"):
-            log_w = log_p - self._kinetic(p) - self.joint
+        log_w = log_p - self._kinetic(p) - self.joint
         log_w = np.where(np.isnan(log_w), -np.inf, log_w)
         diverged = log_w < -DIVERGED
         self.diverged |= diverged
@@ -239,29 +238,28 @@ class _Trees:
         # Multinomial choice inside the subtree, leaf by leaf.
         self.sub_log_w = np.logaddexp(self.sub_log_w, log_w)
         u = self.rng.random(len(log_w))
-        with np.errstate(invalid="ignore"):
-            take = np.flatnonzero(u < np.exp(log_w - self.sub_log_w))
+        take = (u < np.exp(log_w - self.sub_log_w)).nonzero()[0]
         self.sub_x[take], self.sub_log_p[take], self.sub_slope[take] = x[take], log_p[take], slope[take]
         self.sub_rho += p
         turned = self._closes(p)
         self.leaf += 1
-        whole = np.flatnonzero((self.leaf >= 1 << self.depth) & ~turned & ~diverged)
+        whole = ((self.leaf >= 1 << self.depth) & ~turned & ~diverged).nonzero()[0]
         over = turned | diverged
         if len(whole):
             over[whole] = self._merge(whole)
             again = whole[~over[whole]]
             if len(again):
                 self._extend(again)
-        return np.flatnonzero(over)
+        return over.nonzero()[0]
 
     def _closes(self, p: np.ndarray) -> np.ndarray:
         """Put an even leaf on the stack; ask of each balanced subtree that an odd one closes whether it has turned."""
         level = self.level[self.leaf]
         even = self.leaf & 1 == 0
-        who = np.flatnonzero(even)
+        who = even.nonzero()[0]
         self.stack_p[level[who], who], self.stack_rho[level[who], who] = p[who], self.sub_rho[who]
         turned = np.zeros(len(p), dtype=bool)
-        who = np.flatnonzero(~even)
+        who = (~even).nonzero()[0]
         lowest = self.lowest[self.leaf]
         while len(who):
             k = level[who]
@@ -275,8 +273,7 @@ class _Trees:
     def _turning(self, first: np.ndarray, last: np.ndarray, rho: np.ndarray, who: np.ndarray) -> np.ndarray:
         """Whether a trajectory turns back; its end momenta count half in rho, which then is the integral over time."""
         v = self.variance[who] * (rho - 0.5 * (first + last))
-        with np.errstate(over="ignore", invalid="ignore"):
-            return ~(((first * v).sum(1) > 0) & ((last * v).sum(1) > 0))
+        return ~(((first * v).sum(1) > 0) & ((last * v).sum(1) > 0))
 
     def _merge(self, who: np.ndarray) -> np.ndarray:
         """Join finished subtrees to their trees; return which of these trees are complete."""
