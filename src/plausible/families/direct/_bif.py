@@ -111,10 +111,10 @@ def to_text(network: Network) -> str:
         parents, table = network.parents[name], network.tables[name]
         given = f" | {', '.join(map(_quoted, parents))}" if parents else ""
         lines.append(f"probability ( {_quoted(name)}{given} ) {{")
-        states = [[_quoted(s) for s in network.variables[p]] for p in parents]
-        rows = np.moveaxis(table, 0, -1).reshape(-1, len(table)).tolist()
-        for of_parents, row in zip(product(*states), rows, strict=True):
-            start = f"({', '.join(of_parents)})" if parents else "table"
+        # The first parent's state changes fastest, as bnlearn has it.
+        states = [[_quoted(s) for s in network.variables[p]] for p in reversed(parents)]
+        for of_parents, row in zip(product(*states), table.T.reshape(-1, len(table)).tolist(), strict=True):
+            start = f"({', '.join(reversed(of_parents))})" if parents else "table"
             lines.append(f"  {start} {', '.join(map(repr, row))};")
         lines.append("}")
     return "\n".join(lines) + "\n"
