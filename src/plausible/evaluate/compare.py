@@ -76,7 +76,7 @@ def compare(
     """
     started, seed = time.perf_counter(), seed_of(random_state)
     data = _data(X, space)
-    candidates = _candidates(models, data.space, seed)
+    candidates = _candidates(_names(context) if models is None else models, data.space, seed)
     task = _prepare(data, context, test_fraction, seed, n_samples, importance_samples)
     waiting = sum(priced(c.model) and refusal(c.model, task) is None for c in candidates)
     purse = Purse(None if budget is None else started + budget, waiting)
@@ -150,13 +150,19 @@ class _Candidate:
     model: Any
 
 
-def _candidates(models: Sequence[Any] | Mapping[str, Any] | None, space: Space, seed: int) -> list[_Candidate]:
+def _names(context: Any) -> list[str]:
+    """All families, but without a context not those that have nothing to add to the product of the columns then."""
+    traits = {name: registry.get(name).traits for name in registry.names()}
+    return [n for n, t in traits.items() if context is not None or t.dependence or not t.context]
+
+
+def _candidates(models: Sequence[Any] | Mapping[str, Any], space: Space, seed: int) -> list[_Candidate]:
     if isinstance(models, str):
         models = [models]
     if isinstance(models, Mapping):
         named = [(str(label), _estimator(m)) for label, m in models.items()]
     else:
-        named = [(None, _estimator(m)) for m in (registry.names() if models is None else models)]
+        named = [(None, _estimator(m)) for m in models]
     baseline = registry.get(registry.BASELINE)
     if not any(type(model) is baseline for _, model in named):
         named.insert(0, (None, baseline()))
