@@ -17,7 +17,15 @@ from plausible.transforms.base import Transform, sum_over
 
 
 class Standardise(Transform):
-    """Mean zero and variance one per column, fitted on the training part; missing cells are ignored."""
+    """Mean zero and variance one per column, fitted on the training part; missing cells are ignored.
+
+    Args:
+        shared: give all steps of a series, of shape (T, C), one shift and scale per channel.
+    """
+
+    def __init__(self, shared: bool = False):
+        super().__init__()
+        self.over = (0, 1) if shared else (0,)
 
     def prepare(self, space: Space) -> None:
         one = torch.ones(space.shape, dtype=torch.float64)
@@ -34,13 +42,13 @@ class Standardise(Transform):
         x = x.double()
         w = torch.ones(len(x), dtype=torch.float64, device=x.device) if weight is None else weight.double()
         w = w.reshape(-1, *[1] * (x.dim() - 1)) * ~x.isnan()
-        total = w.sum(0).clamp_min(1e-300)
+        total = w.sum(self.over).clamp_min(1e-300)
         x = x.nan_to_num(0.0)
-        mean = (w * x).sum(0) / total
-        deviation = ((w * (x - mean) ** 2).sum(0) / total).sqrt()
+        mean = (w * x).sum(self.over) / total
+        deviation = ((w * (x - mean) ** 2).sum(self.over) / total).sqrt()
         # A column constant on the training part (a corner of real-valued images) keeps its unit.
         deviation = torch.where(deviation > 1e-12 * mean.abs().clamp_min(1e-290), deviation, torch.ones_like(deviation))
-        mean = torch.where(self.count, mean.round(), mean)
+        mean = torch.where(self.count, mean.round(), mean)  # (T, C), also where the channels share theirs
         self.shift.copy_(torch.where(self.moved, mean, 0.0))
         self.scale.copy_(torch.where(self.moved, deviation, 1.0))
 
