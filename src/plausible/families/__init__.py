@@ -13,6 +13,7 @@ FAMILIES = {
     "context_table": "direct.context_table:ContextTable",
     "neural_cdf": "direct.neural_cdf:NeuralCDF",
     "fvsbn": "autoregressive.fvsbn:FVSBN",
+    "markov": "direct.markov:Markov",
     "hmm": "direct.hmm:HMM",
     "made": "autoregressive.made:MADE",
     "coupling_flow": "flow.coupling:CouplingFlow",
