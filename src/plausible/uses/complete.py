@@ -1,0 +1,262 @@
+r"""Continue a text, a character at a time, from any model that takes its characters in order.
+
+    x_t ~ p(x_t | prompt, x_<t)
+
+Each character costs what one character costs (`start` and `step` of the module), not a pass over all that stands there.
+A model of windows goes on seeing the last part of what went before, as it did when it was fitted; a model of whole
+strings ends them where it will.
+
+    from plausible.uses.complete import complete
+    print(complete(model, "To be, or ", length=200, random_state=0))
+
+A word that must be in the text is put where the model finds it likeliest among the breaks of a draft, and the text goes
+on from there. Then, as under a temperature or `top_k`, what comes out is no draw from the model's own distribution, and
+the result says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from plausible import registry
+from plausible.errors import CapabilityError, DataError
+from plausible.randomness import generator
+
+PLACES = 16  # breaks of a draft at which a word is tried
+SEEN_AGAIN = 0.5  # share of a full window that the next one begins with
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was written after a prompt.
+
+    Attributes:
+        prompt: what was given.
+        text: what was written after it.
+        log_prob: log p(text | prompt) under the model's own distribution, in nats; the end of a string is part of it.
+        altered: why this is no draw from the model's own distribution; empty if it is one.
+        stopped: 'length', 'stop' (the text that was to end it) or 'end' (the model ended the string).
+    """
+
+    prompt: str
+    text: str
+    log_prob: float
+    altered: tuple[str, ...]
+    stopped: str
+
+    def __str__(self) -> str:
+        return self.prompt + self.text
+
+
+def complete(
+    model: Any,
+    prompt: str = "",
+    *,
+    length: int = 200,
+    include: Sequence[str] = (),
+    stop: str | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    context: Any = None,
+    random_state: Any = None,
+) -> Completion:
+    """Continue a text.
+
+    Args:
+        model: a fitted model of text whose family takes character after character.
+        prompt: what comes before; may be empty.
+        length: characters to write, at most.
+        include: words that must be in what is written, in this order.
+        stop: writing ends with this text, once all words are there.
+        temperature: below one keeps to what is likely, above one strays further; one is the model itself.
+        top_k: draw from the k likeliest characters only.
+        context: one row, as in `fit`.
+        random_state: seed; None draws a fresh one.
+
+    Raises:
+        CapabilityError: the model is not one of text, or its family has no conditionals; the message says which have.
+        SpaceError: the prompt or a word holds a character that was not seen when fitting.
+        DataError: the words do not fit into `length`, or a setting is out of range.
+    """
+    include = [include] if isinstance(include, str) else list(include)
+    style = _Style(model, length, temperature, top_k, random_state)
+    written, so_far = "", _Pen(model, context)
+    so_far.read(prompt)
+    for i, word in enumerate(include):
+        room = length - len(written) - sum(len(w) + 1 for w in include[i:])
+        if room < 0:
+            raise DataError(f"{len(include)} words to include do not fit into length={length}; raise length")
+        draft = "".join(style.write(so_far.copy(), room // (len(include) - i + 1), can_end=False, after_word=i > 0))
+        piece = _with_word(model, context, prompt + written, draft, word)
+        so_far.read(piece)
+        written += piece
+    tail = style.write(so_far, length - len(written), stop=stop, after_word=bool(include))
+    written += "".join(tail)
+    altered = [*style.altered, *([f"{len(include)} word(s) put in"] if include else [])]
+    pen = _Pen(model, context)
+    pen.read(prompt)
+    log_prob = pen.read(written)
+    if style.stopped == "end" and not pen.full:  # one of full length ends of itself
+        log_prob += float(pen.log_p()[style.end])
+    return Completion(prompt, written, log_prob, tuple(altered), style.stopped)
+
+
+def stream(
+    model: Any,
+    prompt: str = "",
+    *,
+    length: int | None = None,
+    stop: str | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    context: Any = None,
+    random_state: Any = None,
+) -> Iterator[str]:
+    """Yield the characters that `complete` writes, each as soon as it is drawn; without a length, for ever.
+
+    Args and errors as for `complete`.
+    """
+    style = _Style(model, length, temperature, top_k, random_state)
+    pen = _Pen(model, context)
+    pen.read(prompt)
+    yield from style.write(pen, length, stop=stop)
+
+
+class _Pen:
+    """A place in a text: what is known of it, and what the model says comes next."""
+
+    def __init__(self, model: Any, context: Any = None):
+        self.space, self.module = model.space_, model._evaluator()
+        c = model._encode_context(context, 1)
+        self.c = None if c is None else c.to(self.module.dtype)
+        self.code = {character: k for k, character in enumerate(self.space.columns[0].levels)}
+        self.known: list[int] = []
+        self._begin([])
+
+    def _begin(self, codes: list[int]) -> None:
+        """Start a window with these codes."""
+        with torch.no_grad():
+            self.state, self.at = self.module.start(1, self.c), 0
+            self.params = self.module.step(self.state, None)
+        for k in codes:
+            self._take(k)
+
+    def _take(self, k: int) -> None:
+        self.at += 1
+        if self.at < self.space.length:
+            with torch.no_grad():
+                self.params = self.module.step(self.state, torch.tensor([float(k)], dtype=self.params.dtype))
+
+    @property
+    def full(self) -> bool:
+        return self.at >= self.space.length
+
+    def log_p(self) -> torch.Tensor:
+        """Return the log probabilities (K,) of what comes next."""
+        if self.full:
+            if self.space.end:
+                raise DataError(
+                    f"the model was fitted on strings of at most {self.space.length} characters and cannot continue "
+                    "beyond; ask for fewer, or fit on longer strings"
+                )
+            self._begin(self.known[len(self.known) - max(int(SEEN_AGAIN * self.space.length), 1) :])
+        return self.params[0].double().log_softmax(0)
+
+    def push(self, k: int) -> None:
+        self.known.append(k)
+        self._take(k)
+
+    def read(self, text: str) -> float:
+        """Take in a text; return its log p given what stood before."""
+        log_p = 0.0
+        for character in text:
+            if character not in self.code:
+                self.space.encode([character])  # which says what is wrong
+            log_p += float(self.log_p()[self.code[character]])
+            self.push(self.code[character])
+        return log_p
+
+    def copy(self) -> _Pen:
+        """Return a pen at the same place."""
+        other = object.__new__(_Pen)
+        other.__dict__.update(self.__dict__, known=list(self.known))
+        other._begin(self.known[len(self.known) - self.at :])
+        return other
+
+
+class _Style:
+    """How characters are drawn."""
+
+    def __init__(self, model: Any, length: int | None, temperature: float, top_k: int | None, random_state: Any):
+        check_is_fitted(model, "module_")
+        if model.space_.type != "text" or not model.traits.conditionals:
+            able = registry.capable(lambda f: f.traits.conditionals and "text" in f.traits.events)
+            what = (
+                "is a model of text, but takes no character after the other"
+                if model.space_.type == "text"
+                else (f"was fitted on {model.space_.describe()}, not on text")
+            )
+            raise CapabilityError(f"this {type(model).__name__} {what}; fit one of {', '.join(able)} on text")
+        for name, value, least in (("length", length, 1), ("top_k", top_k, 1)):
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if not temperature > 0:
+            raise DataError(f"temperature must be above 0, got {temperature!r}; 1 is the model itself")
+        self.levels, self.ends = model.space_.columns[0].levels, model.space_.end
+        self.end = len(self.levels) - 1
+        self.temperature, self.top_k = temperature, top_k
+        self.rng = generator(random_state)
+        self.altered = [f"temperature {temperature:g}"] if temperature != 1 else []
+        self.altered += [f"the {top_k} likeliest characters only"] if top_k and top_k < len(self.levels) else []
+        self.stopped = "length"
+
+    def write(
+        self, pen: _Pen, length: int | None, stop: str | None = None, can_end: bool = True, after_word: bool = False
+    ) -> Iterator[str]:
+        """Draw up to `length` characters; a word just put in is not made longer by the first of them."""
+        text = ""
+        self.stopped = "length"
+        while length is None or len(text) < length:
+            if pen.full and self.ends:  # a string of full length ends of itself
+                self.stopped = "end"
+                return
+            k = self._draw(pen.log_p(), can_end, after_word and not text)
+            if self.ends and k == self.end:
+                self.stopped = "end"
+                return
+            pen.push(k)
+            text += self.levels[k]
+            yield self.levels[k]
+            if stop and text.endswith(stop):
+                self.stopped = "stop"
+                return
+
+    def _draw(self, log_p: torch.Tensor, can_end: bool, no_letter: bool) -> int:
+        log_p = log_p / self.temperature
+        refused = [k for k, c in enumerate(self.levels) if (no_letter and c.isalnum())]
+        refused += [self.end] if self.ends and not can_end else []
+        if len(refused) < len(self.levels):
+            log_p[refused] = -torch.inf
+        if self.top_k is not None and self.top_k < len(log_p):
+            log_p[log_p < log_p.topk(self.top_k).values[-1]] = -torch.inf
+        below = log_p.softmax(0).cumsum(0)
+        u = torch.rand((), generator=self.rng, dtype=below.dtype) * below[-1]
+        return int(torch.searchsorted(below, u, right=True).clamp_max(len(below) - 1))
+
+
+def _with_word(model: Any, context: Any, before: str, draft: str, word: str) -> str:
+    """Return the draft up to the break where the word is likeliest, and the word."""
+    breaks = [i for i in range(len(draft) + 1) if not (before + draft[:i])[-1:].isalnum()]
+    gap = "" if breaks else next((c for c in model.space_.columns[0].levels if c.isspace()), "")
+    breaks = (breaks or [len(draft)])[-PLACES:]
+    scores = []
+    for i in breaks:
+        pen = _Pen(model, context)
+        pen.read(before + draft[:i])
+        scores.append(pen.read(gap + word))
+    return draft[: breaks[max(range(len(breaks)), key=scores.__getitem__)]] + gap + word
