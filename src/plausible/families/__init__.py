@@ -5,6 +5,7 @@ FAMILIES = {
     "gaussian": "direct.gaussian:Gaussian",
     "histogram": "direct.histogram:Histogram",
     "kernel_density": "direct.kernel_density:KernelDensity",
+    "knn_density": "direct.knn_density:KNNDensity",
     "mixture": "direct.mixture:Mixture",
     "basis": "direct.basis:Basis",
     "named_law": "direct.named_law:NamedLaw",

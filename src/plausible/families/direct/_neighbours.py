@@ -35,17 +35,19 @@ def distinct(z: torch.Tensor, weight: torch.Tensor | None) -> tuple[torch.Tensor
     return rows, torch.zeros(len(rows), dtype=w.dtype, device=w.device).index_add_(0, which, w)
 
 
-def neighbours(x: torch.Tensor, y: torch.Tensor, k: int, own: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def neighbours(
+    x: torch.Tensor, y: torch.Tensor, k: int, own: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Distances (q, k) to the k nearest rows of y, ascending, and which they are (q, k).
 
     Args:
         x, y: (q, D) and (n, D), double precision.
-        k: less than n, or n where `own` is False.
-        own: row i of x is row i of y, and no neighbour of itself.
+        k: at most n, or n - 1 with `own`.
+        own: (q,) the row of y that a row of x is, and that is no neighbour of itself.
     """
-    if own:
+    if own is not None:
         distance, which = neighbours(x, y, k + 1)
-        itself = which == torch.arange(len(x), device=x.device)[:, None]
+        itself = which == own[:, None]
         itself[:, -1] |= ~itself.any(1)  # among copies of itself a row may not be the nearest that was found
         return distance[~itself].view(len(x), k), which[~itself].view(len(x), k)
     if x.shape[1] <= FEW or len(y) < 2048:
@@ -118,8 +120,12 @@ def _screened(x, y, k, dtype):
 
 def _within(x, blocks, chosen, k):
     """Squared distances to the k nearest rows of the chosen groups, and which rows they are."""
-    square = (blocks[chosen] - x[:, None, None]).square_().sum(3)  # (q, groups, rows of a group)
-    found, place = square.flatten(1).topk(k, dim=1, largest=False)
+    parts = []
+    size = chosen.shape[1] * GROUP * x.shape[1]
+    for rows in torch.arange(len(x), device=x.device).split(max(4_000_000 // size, 1)):
+        square = (blocks[chosen[rows]] - x[rows, None, None]).square_().sum(3)  # (q, groups, rows of a group)
+        parts.append(square.flatten(1).topk(k, dim=1, largest=False))
+    found, place = (torch.cat(p) for p in zip(*parts, strict=True))
     group, i = chosen.gather(1, place // GROUP), place % GROUP
     per_tile = ROWS // GROUP
     return found, group // per_tile * ROWS + i * per_tile + group % per_tile

@@ -1,6 +1,6 @@
 r"""Kernel density estimate: a kernel on every training row.
 
-    p(x) = sum_j w_j K_j(x | x_j),     K_j(x | y) = K_H,j(x_R - y_R) prod_{d in G} k(x_d | y_d) prod_{d in T} k(x_d | y_d)
+    p(x) = sum_j w_j K_j(x | x_j),     K_j(x | y) = K_H,j(x_R - y_R) prod_{d in G, T} k(x_d | y_d)
 
 w_j are the rows' shares of the weight, equal rows being one row with their weights together. R are the real columns,
 
@@ -37,10 +37,10 @@ from plausible.base import Generative, Module, Traits
 from plausible.errors import DataError
 from plausible.families.direct import _kernels, _lattice
 from plausible.families.direct._bandwidths import RULES, by_rule
+from plausible.families.direct._kernel_mixture import KernelMixture
 from plausible.families.direct._leave_one_out import Pairs, Rows, average
 from plausible.families.direct._neighbours import distinct, neighbours
 from plausible.options import OptionError, estimator, option
-from plausible.randomness import uniform
 from plausible.space import Space
 from plausible.training import Events, History, em, run
 
@@ -48,53 +48,17 @@ FLOOR = 1e-3  # smallest bandwidth, in deviations: a value that many rows share 
 ROWS, SOME = 2048, 4096  # rows and kernels of the first choice of bandwidths
 FEWEST, MOST, TERMS = 256, 1024, 25_000_000  # rows, and terms, of the second, against all kernels
 STRIDE = 1.6  # steps of EM are this much longer; below two they still lead uphill
-AT_ONCE = 8192  # rows to be scored at a time
+NUMBERS = (2, 4, 8, 16, 32, 64)  # neighbours to choose from
+PASSES = 4  # of EM before choices of them are compared
 FULL_UP_TO = 64  # real columns for which 'auto' takes a full matrix
 
 
-class _KernelDensity(Module):
-    """Legend: n kernels, R real columns, G lattices, T columns of levels; q rows to be scored."""
+class _KernelDensity(KernelMixture):
+    """What fits the mixture. `candidates` are the k of adaptive kernels, of which the likelihood takes the best."""
 
-    variable_buffers = ("centres", "log_weights", "spread")
-
-    def __init__(self, space: Space, kernel: str, bandwidth: str | float, shape: str, adaptive: int | None):
-        super().__init__()
-        columns = space.columns
-        self.kernel, self.bandwidth, self.shape, self.adaptive = kernel, bandwidth, shape, adaptive
-        self.dims = space.dims
-        reals = [d for d, c in enumerate(columns) if c.kind == "real"]
-        lattices = [d for d, c in enumerate(columns) if c.kind in ("ordinal", "count")]
-        levels = [d for d, c in enumerate(columns) if c.kind in ("binary", "categorical") and c.n_levels > 1]
-        self.n_levels = [columns[d].n_levels for d in levels]
-
-        def buffer(name, values, dtype=torch.float64, persistent=False):
-            self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=persistent)
-
-        for name, places in (("reals", reals), ("lattices", lattices), ("levels", levels)):
-            buffer(name, places, torch.long)
-        steps = [columns[d].step for d in lattices]
-        buffer("step", steps)
-        lows = [0.0 if columns[d].levels else columns[d].low for d in lattices]
-        highs = [columns[d].n_levels - 1.0 if columns[d].levels else columns[d].high for d in lattices]
-        buffer("low", [-math.inf if b is None else round(b / s) for b, s in zip(lows, steps, strict=True)])
-        buffer("high", [math.inf if b is None else round(b / s) for b, s in zip(highs, steps, strict=True)])
-
-        r = len(reals)
-        self.register_buffer("factor", torch.eye(r, dtype=torch.float64))  # L
-        buffer("width", [1.0] * len(lattices), persistent=True)  # h of the lattices, in steps
-        buffer("most", [1 - 1 / k for k in self.n_levels])  # the a at which all levels are alike
-        buffer("stray", [0.5 - 0.5 / k for k in self.n_levels], persistent=True)  # a
-        self.register_buffer("centres", torch.zeros(1, space.dims, dtype=torch.float64))
-        self.register_buffer("log_weights", torch.zeros(1, dtype=torch.float64))
-        self.register_buffer("spread", torch.ones(1, dtype=torch.float64))  # s, of every kernel or of all
-
-    @property
-    def n_parameters(self) -> int:
-        r = len(self.reals)
-        own = {"scalar": min(r, 1), "diagonal": r, "full": r * (r + 1) // 2}[self.shape]
-        return self.centres.numel() + own + len(self.width) + len(self.stray)
-
-    # ------------------------------------------------------------------------------------------------------- fit
+    def __init__(self, space: Space, kernel: str, bandwidth: str | float, shape: str, candidates: tuple[int, ...] = ()):
+        super().__init__(space, kernel, shape)
+        self.bandwidth, self.candidates = bandwidth, candidates
 
     def keep(self, z: torch.Tensor, weight: torch.Tensor | None) -> None:
         """Take the rows as kernels; set the bandwidths by rule, which is also where the choice by likelihood starts."""
@@ -103,9 +67,11 @@ class _KernelDensity(Module):
         self.log_weights = share.log()
         self._start_reals(share)
         self._start_discrete(share)
+        self.tied = False
         self.spread, self._nearest = torch.ones(1, dtype=share.dtype, device=share.device), None
-        if self.adaptive and len(self.reals):
-            self._adapt()
+        self.numbers = self.candidates if len(self.reals) else ()
+        if self.numbers:
+            self._look_around()
 
     def _start_reals(self, share: torch.Tensor) -> None:
         x, r = self.centres[:, self.reals], len(self.reals)
@@ -125,11 +91,6 @@ class _KernelDensity(Module):
             h = torch.full((r,), float(self.bandwidth), dtype=x.dtype, device=x.device)
         self.factor.copy_(root * h)
 
-    @property
-    def _like(self) -> float:
-        """How much wider this kernel is than a Gaussian that smooths as much."""
-        return _kernels.canonical(self.kernel, max(len(self.reals), 1))
-
     def _start_discrete(self, share: torch.Tensor) -> None:
         """Lattices by Silverman's rule; levels at a tenth of what would make them all alike."""
         n = 1 / share.square().sum()
@@ -142,18 +103,23 @@ class _KernelDensity(Module):
         self.stray.copy_(torch.maximum(0.1 * self.most, self.least))
         self.alone = 1 / (n + 1)  # and as if of n + 1 one were a step of its lattice off
 
-    def _adapt(self) -> None:
+    def _look_around(self) -> None:
+        """Find the neighbours of all rows, for all k that are possible."""
+        n, given = len(self.centres), len(self.numbers) == 1
+        self.numbers = tuple(k for k in self.numbers if k <= n - 2)
+        if given and not self.numbers:
+            raise DataError(f"kernels that adapt to their neighbours need more distinct rows than two plus k; got {n}")
+        if self.numbers:
+            white = self._white(self.centres)
+            k = max(self.numbers) + 1
+            distance, self._which = neighbours(white, white, k, torch.arange(n, device=white.device))
+            self._distance = distance.clamp_min(1e-6)  # rows may agree in all reals and differ elsewhere
+
+    def reach(self, k: int) -> None:
         """Make each kernel's spread follow the distance to its k-th neighbour."""
-        n, k = len(self.centres), self.adaptive
-        if n < k + 2:
-            raise DataError(
-                f"KernelDensity(adaptive={k}) needs at least {k + 2} distinct rows, got {n}; use fewer neighbours"
-            )
-        white = self._white(self.centres)
-        distance, which = neighbours(white, white, k + 1, own=True)
-        distance = distance.clamp_min(1e-6)  # rows may agree in all reals and differ elsewhere
-        middle = distance[:, k - 1].log().mean().exp()
-        self.spread, self._nearest = distance[:, k - 1] / middle, (which[:, :k], distance[:, k] / middle)
+        middle = self._distance[:, k - 1].log().mean().exp()
+        self.spread = self._distance[:, k - 1] / middle
+        self._nearest = self._which[:, :k], self._distance[:, k] / middle
 
     def choose(self, rows: int, kernels: int, rng: torch.Generator) -> None:
         """Pick at random the rows and kernels of the leave-one-out likelihood."""
@@ -161,15 +127,18 @@ class _KernelDensity(Module):
         order = torch.randperm(n, generator=rng, device=rng.device).to(self.centres.device)
         self.rows, self.kept = order[:rows].sort().values, order[:kernels].sort().values
         self.own = torch.searchsorted(self.kept, self.rows)  # the rows are among the kernels
-        self._pairs = None
-        if self._nearest is not None:
-            which, further = self._nearest
-            place = torch.full((n,), -1, dtype=torch.long, device=which.device)
-            place[self.rows] = torch.arange(len(self.rows), device=which.device)
-            i = place[which[self.kept]]  # (kernels, k)
-            j, _ = (i >= 0).nonzero(as_tuple=True)
-            i, order = i[i >= 0].sort()
-            self._pairs = Pairs(i, j[order], further[self.kept][j[order]])
+
+    def _pairs(self) -> Pairs | None:
+        """Where a row at hand is among the neighbours of a kernel at hand."""
+        if self._nearest is None:
+            return None
+        which, further = self._nearest
+        place = torch.full((len(self.centres),), -1, dtype=torch.long, device=which.device)
+        place[self.rows] = torch.arange(len(self.rows), device=which.device)
+        i = place[which[self.kept]]  # (kernels, k)
+        j, _ = (i >= 0).nonzero(as_tuple=True)
+        i, order = i[i >= 0].sort()
+        return Pairs(i, j[order], further[self.kept][j[order]])
 
     @property
     def learns(self) -> bool:
@@ -188,7 +157,7 @@ class _KernelDensity(Module):
         x, y = parts
         spread = self.spread if len(self.spread) == 1 else self.spread[self.kept]
         spread = spread.expand(len(self.kept)).contiguous()
-        self._averages = average(x, y, self.own, c + self.log_weights[self.kept], spread, self._pairs)
+        self._averages = average(x, y, self.own, c + self.log_weights[self.kept], spread, self._pairs())
         r = len(self.reals)
         log_det = self.factor.diagonal().log().sum() - r * math.log(self._like)
         x_part = self._row_constant(self.centres[self.rows])
@@ -212,7 +181,7 @@ class _KernelDensity(Module):
             values, vectors = torch.linalg.eigh(white[live][:, live])
             power = vectors * values.clamp_min(1e-12) ** STRIDE @ vectors.T
             block = root[live][:, live]
-            new = torch.eye(len(root), dtype=root.dtype, device=root.device) * 0
+            new = torch.zeros_like(root)
             new[live.nonzero(), live.nonzero()[:, 0]] = block @ power @ block.T
             middle = new.diagonal()[live].mean()
             root = torch.linalg.cholesky(new + torch.where(live, FLOOR**2, middle).diag())
@@ -222,171 +191,15 @@ class _KernelDensity(Module):
             root = h.clamp_min(FLOOR).diag()
         self.factor.copy_(root * self._like)
 
+    def forget(self) -> None:
+        """Let go of what only the fit needed."""
+        self._distance = self._which = self._nearest = self._averages = None
+        self.rows = self.kept = self.own = None
+
     def shrink(self, n: int, more: int) -> None:
         """From bandwidths that suit n kernels to those for `more`, at the rate at which the best ones fall."""
         if self.bandwidth == "likelihood":
             self.factor.mul_((n / more) ** (1 / (len(self.reals) + 4)))
-
-    # --------------------------------------------------------------------------------------------------- answers
-
-    def _lattice(self, z: torch.Tensor) -> torch.Tensor:
-        """Lattice columns in steps (n, G)."""
-        return (z[:, self.lattices] / self.step).round()
-
-    def _white(self, z: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
-        """(L^-1 x_R)' for rows (n, D), or for those of the real columns that are known."""
-        return torch.linalg.solve_triangular(self._root(known), z[:, self.reals[self._of(known)]].T, upper=False).T
-
-    def _of(self, known: torch.Tensor | None):
-        return slice(None) if known is None else known[self.reals]
-
-    def _root(self, known: torch.Tensor | None) -> torch.Tensor:
-        """The factor of H, or of its block of the known columns."""
-        if known is None or known[self.reals].all():
-            return self.factor
-        part = known[self.reals]
-        rows = self.factor[part]
-        return rows[:, part] if self.shape != "full" else torch.linalg.cholesky(rows @ rows.T)
-
-    def _discrete_features(self, z: torch.Tensor, centres: torch.Tensor, known: torch.Tensor | None = None):
-        """a (q, F), b (n, F) and c (n,) of lattices and levels, and which features are of lattices.
-
-        log K = a . b + c + a constant of the row, see `_row_constant`.
-        """
-        kinds = torch.ones(self.dims, dtype=torch.bool, device=z.device) if known is None else known
-        g, t = kinds[self.lattices], kinds[self.levels]
-        h = self.width[g]
-        x, y = self._lattice(z)[:, g] / h, self._lattice(centres)[:, g] / h
-        c = -0.5 * y.square().sum(1)
-        for d in g.nonzero()[:, 0].tolist():
-            c = c - self._log_z(self._lattice(centres)[:, d], d)
-        a, b = [x], [y]
-        for d in t.nonzero()[:, 0].tolist():
-            k, column = self.n_levels[d], self.levels[d]
-            gain = (1 - self.stray[d]).log() - (self.stray[d] / (k - 1)).log()
-            i, j = z[:, column], centres[:, column]
-            if k == 2:  # [i = j] = (1 + s_i s_j) / 2 with signs s
-                a.append((gain / 2 * (2 * i - 1))[:, None])
-                b.append((2 * j - 1)[:, None])
-                c = c + gain / 2
-            else:
-                a.append(gain * torch.nn.functional.one_hot(i.long(), k).to(z))
-                b.append(torch.nn.functional.one_hot(j.long(), k).to(z))
-        return torch.cat(a, 1), torch.cat(b, 1), c, x.shape[1]
-
-    def _log_z(self, y: torch.Tensor, d: int) -> torch.Tensor:
-        return _lattice.log_z(y, float(self.width[d]), float(self.low[d]), float(self.high[d]))
-
-    def _row_constant(self, z: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
-        """What of log K depends on the row and not on the kernel: (q,)."""
-        kinds = torch.ones(self.dims, dtype=torch.bool, device=z.device) if known is None else known
-        g, t = kinds[self.lattices], kinds[self.levels]
-        k = 1 / (1 - self.most[t])
-        x = self._lattice(z)[:, g] / self.width[g]
-        return -0.5 * x.square().sum(1) + (self.stray[t] / (k - 1)).log().sum()
-
-    def _features(self, z: torch.Tensor, known: torch.Tensor, direct: bool):
-        """a, b, c and e of `log_sums`, and the constant of every row, for rows with these known cells.
-
-        Args:
-            direct: take real columns and lattices from differences, as products of features would lose digits.
-        """
-        a, b, c, g = self._discrete_features(z, self.centres, known)
-        constant = self._row_constant(z, known)
-        c = c + self.log_weights
-        x, y, s = self._white(z, known), self._white(self.centres, known), self.spread
-        r = x.shape[1]
-        constant = constant + r * _kernels.log_constant(self.kernel) - self._root(known).diagonal().log().sum()
-        c = c - r * s.log()
-        if direct or self.kernel != "gaussian":
-            x_g, y_g = a[:, :g], b[:, :g]
-            if direct:
-                c, constant = c + 0.5 * y_g.square().sum(1), constant + 0.5 * x_g.square().sum(1)
-                a, b = a[:, g:], b[:, g:]
-
-            def extra(rows, part):
-                spread = s if len(s) == 1 else s[part]
-                e = _kernels.log_kernel(self.kernel, x[rows], y[part], spread)
-                return e + _kernels.log_kernel("gaussian", x_g[rows], y_g[part], s.new_ones(1)) if direct else e
-
-            return a, b, c, extra, constant
-        half = -0.5 * y.square().sum(1)
-        if len(s) == 1:
-            return torch.cat([a, x], 1), torch.cat([b, y], 1), c + half, None, constant - 0.5 * x.square().sum(1)
-        inverse = 1 / s.square()
-        a = torch.cat([a, x, -0.5 * x.square().sum(1, keepdim=True)], 1)
-        return a, torch.cat([b, y * inverse[:, None], inverse[:, None]], 1), c + half * inverse, None, constant
-
-    def _safe(self, z: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """Which rows are near enough for products of features to keep their digits: (q,)."""
-        if self.kernel != "gaussian":
-            return torch.ones(len(z), dtype=torch.bool, device=z.device)
-        g = known[self.lattices]
-        x = self._white(z, known).square().sum(1) / self.spread.min().square()
-        return x + (self._lattice(z)[:, g] / self.width[g]).square().sum(1) < _kernels.SAFE
-
-    def _jobs(self, z: torch.Tensor):
-        """(rows, known columns, features) for the rows of z (q, D), by pattern of missing cells; few rows at a time."""
-        patterns, which = torch.unique(z.isnan(), dim=0, return_inverse=True)
-        for p, missing in enumerate(patterns):
-            rows = (which == p).nonzero()[:, 0]
-            safe = self._safe(z[rows], ~missing)
-            for direct, part in ((False, rows[safe]), (True, rows[~safe])):
-                for some in part.split(AT_ONCE) if len(part) else ():
-                    yield some, ~missing, self._features(torch.nan_to_num(z[some]), ~missing, direct)
-
-    def log_prob(self, z, c=None, rng=None):
-        z = z.reshape(len(z), -1).double()
-        log_p = torch.empty(len(z), dtype=torch.float64, device=z.device)
-        for rows, _, (*features, constant) in self._jobs(z):
-            log_p[rows] = _kernels.log_sums(*features).logsumexp(1) + constant
-        return log_p
-
-    def sample(self, n, c=None, *, rng):
-        u = uniform(rng, (n,), self.centres)
-        below = self.log_weights.exp().cumsum(0)
-        j = torch.searchsorted(below, u * below[-1], right=True).clamp_max(len(below) - 1)
-        return self._draw(j, rng)
-
-    def sample_given(self, z, c=None, *, rng):
-        """Fill the NaN of z: choose a kernel by its weight at what is known, then draw the rest from it."""
-        shape, z = z.shape, z.reshape(len(z), -1).double()
-        j = torch.empty(len(z), dtype=torch.long, device=z.device)
-        u = uniform(rng, (len(z), 2), z)
-        for rows, _, (a, b, c, extra, _) in self._jobs(z):
-            j[rows] = _kernels.draw_kernels(a, b, c, extra, u[rows])
-        drawn = self._draw(j, rng)
-        if self.shape == "full" and len(self.reals):
-            drawn = self._pulled(z, drawn, j)
-        return torch.where(z.isnan(), drawn, z).reshape(shape)
-
-    def _draw(self, j: torch.Tensor, rng) -> torch.Tensor:
-        """Draw from the kernels j (n,): rows (n, D)."""
-        z = self.centres[j]
-        s = self.spread if len(self.spread) == 1 else self.spread[j, None]
-        z[:, self.reals] += _kernels.noise(self.kernel, len(j), len(self.reals), rng, z) @ self.factor.T * s
-        if len(self.lattices):
-            z[:, self.lattices] = _lattice.draw(self._lattice(z), self.width, self.low, self.high, rng) * self.step
-        u = uniform(rng, (len(j), 2 * len(self.levels)), z)
-        for d, (k, column) in enumerate(zip(self.n_levels, self.levels.tolist(), strict=True)):
-            other = (u[:, 2 * d] * (k - 1)).floor().clamp_max(k - 2)
-            other = other + (other >= z[:, column]).to(z)
-            z[:, column] = torch.where(u[:, 2 * d + 1] < self.stray[d], other, z[:, column])
-        return z
-
-    def _pulled(self, z: torch.Tensor, drawn: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-        """Make draws from whole Gaussians draws given the known cells: add H_mo H_oo^-1 (x_o - what was drawn of it)."""
-        x, y = z[:, self.reals], drawn[:, self.reals]
-        covariance = self.factor @ self.factor.T
-        patterns, which = torch.unique(x.isnan(), dim=0, return_inverse=True)
-        for p, missing in enumerate(patterns):
-            rows, known = (which == p).nonzero()[:, 0], ~missing
-            if missing.any() and known.any():
-                gain = torch.linalg.solve(covariance[known][:, known], covariance[known][:, missing])
-                pull = (x[rows][:, known] - y[rows][:, known]) @ gain
-                y[rows[:, None], missing.nonzero()[:, 0]] += pull
-        drawn[:, self.reals] = y
-        return drawn
 
 
 @estimator
@@ -418,8 +231,11 @@ class KernelDensity(Generative):
         "of the bandwidth matrix: scalar times the variances, diagonal, or full (Gaussian kernel only)",
         choices=("auto", "scalar", "diagonal", "full"),
     )
-    adaptive: int | None = option(
-        None, "let each kernel reach as far as its row's k-th neighbour: this k; None for equal kernels", low=1
+    adaptive: int | str | None = option(
+        None,
+        "make each kernel as wide as its row's k-th neighbour is far: this k, or its choice; None for equal kernels",
+        low=1,
+        choices=("likelihood", None),
     )
     max_iter: int = option(30, "passes of EM over the leave-one-out likelihood, at most", low=1)
 
@@ -435,24 +251,45 @@ class KernelDensity(Generative):
             )
         if shape == "auto":
             shape = "full" if self.kernel == "gaussian" and n_reals <= FULL_UP_TO else "diagonal"
-        return _KernelDensity(space, self.kernel, self.bandwidth, shape, self.adaptive)
+        numbers = () if self.adaptive is None else NUMBERS if self.adaptive == "likelihood" else (self.adaptive,)
+        return _KernelDensity(space, self.kernel, self.bandwidth, shape, numbers)
 
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
-        z = train.take(slice(None)).z.flatten(1).double()
-        module.keep(z, train.weight)
-        events = Events(z[:1], None, None, None, torch.float64)  # the module has the data; a step asks for a batch
-        settings = {"batch_size": None, "rng": rng, "tolerance": 1e-3, "name": "KernelDensity"}
-        n, module.tied = len(module.centres), False
-        module.choose(ROWS, SOME, rng)
-        if not module.learns:
-            return run(_nothing, events, epochs=1, **settings)
-        history = run(em(module), events, epochs=self.max_iter, **settings)
-        if n > SOME:
-            module.tied = True
-            module.shrink(SOME, n)
-            module.choose(min(max(TERMS // n, FEWEST), MOST), n, rng)
-            history = run(em(module), events, epochs=min(self.max_iter, 4), **settings)
-        return history
+        return fit_bandwidths(module, train, self.max_iter, rng, type(self).__name__)
+
+
+def fit_bandwidths(module: _KernelDensity, train: Events, max_iter: int, rng: torch.Generator, name: str) -> History:
+    """Take the rows as kernels, and choose what the likelihood is to choose."""
+    module.keep(train.take(slice(None)).z.flatten(1).double(), train.weight)
+    # The module has its data; a step only has to be called.
+    events = Events(module.centres[:1], None, None, None, torch.float64)
+
+    def improve(passes: int) -> History:
+        step = em(module) if module.learns else _nothing
+        return run(step, events, epochs=passes, batch_size=None, rng=rng, tolerance=1e-3, name=name)
+
+    n = len(module.centres)
+    module.choose(ROWS, SOME, rng)
+    best, state = math.inf, None
+    start = module.factor.clone()
+    for k in module.numbers if len(module.numbers) > 1 else ():
+        module.factor.copy_(start)
+        module.reach(k)
+        loss = improve(PASSES).best
+        if loss < best:
+            best, state = loss, (k, module.factor.clone())
+    if state is not None:
+        module.factor.copy_(state[1])
+    if module.numbers:
+        module.reach(state[0] if state else module.numbers[0])
+    history = improve(max_iter)
+    if n > SOME and module.learns:
+        module.tied = True
+        module.shrink(SOME, n)
+        module.choose(min(max(TERMS // n, FEWEST), MOST), n, rng)
+        history = improve(min(max_iter, 4))
+    module.forget()
+    return history
 
 
 def _nothing(batch, rng) -> dict[str, torch.Tensor]:
