@@ -130,7 +130,7 @@ def catalogue() -> str:
     """Every family with its traits, a line each."""
     from plausible import registry
 
-    rows = [("name", "log_prob", "examples", "columns", "missing", "context", "")]
+    rows = [("name", "log_prob", "examples", "columns", "missing", "given", "context", "")]
     for name in registry.names():
         cls = registry.get(name)
         rows.append((name, *_traits(cls.traits).values(), summary(cls)))
@@ -141,7 +141,7 @@ def family(name: str, cls: type) -> str:
     """One family: what it is, what it can do, its options."""
     doc = (cls.__doc__ or "").split("\n    Args:")[0].split("\n    Examples:")[0]
     prose = "\n".join(line.strip() for line in doc.strip().splitlines())
-    traits = {**_traits(cls.traits), "given": cls.traits.given or "no", "latent": _yes(cls.traits.latent)}
+    traits = {**_traits(cls.traits), "latent": _yes(cls.traits.latent)}
     rows = [("option", "value", "default", "")]
     for f in flags_of(cls):
         rows.append((f.switch if f.is_switch else f.flag, "" if f.is_switch else f.values, f.default_text, f.help))
@@ -161,7 +161,8 @@ def _traits(traits: Any) -> dict[str, str]:
         "log_prob": (traits.density or "none").replace("_", " "),
         "examples": ", ".join(e for e in ("table", "image", "text", "series") if e in traits.events),
         "columns": kinds,
-        "missing": _yes(traits.missing),
+        "missing": "to score" if traits.marginals and not traits.missing else _yes(traits.missing),
+        "given": (traits.given or "no").replace("_", " "),
         "context": _yes(traits.context),
     }
 
