@@ -203,11 +203,13 @@ class Trie:
         if start is not None:
             raw[: len(start)] = _unbounded(start)
         raw.requires_grad_()
-        best = torch.optim.LBFGS([raw], max_iter=iterations, line_search_fn="strong_wolfe", tolerance_change=1e-7)
+        with torch.no_grad():  # to begin at a thousand, so that tolerances mean the same for all data
+            scale = -1000 / (weight @ _mixed(first, known, _bounded(raw)).log())
+        best = torch.optim.LBFGS([raw], max_iter=iterations, line_search_fn="strong_wolfe", tolerance_change=1e-4)
 
         def closure() -> torch.Tensor:
             best.zero_grad()
-            loss = -(weight @ _mixed(first, known, _bounded(raw)).log()) / weight.sum()
+            loss = -scale * (weight @ _mixed(first, known, _bounded(raw)).log())
             loss.backward()
             return loss
 

@@ -34,7 +34,8 @@ from plausible.space import Space
 AT_ONCE = 1 << 21  # positions whose digits are held at the same time
 LONGEST, LONGEST_OF_IMAGES = 8, 20  # contexts that 'auto' considers
 ORDERS = (0, 1, 2, 3, 4, 5, 6, 8, 12, 16, 20)
-WORTHWHILE = 1e-3  # share of the nats that a longer context must save for a still longer one to be tried
+WORTHWHILE = 1e-3  # share of the nats that a longer context must save
+PATIENCE = 2  # lengths tried in vain, one after the other, before none longer is: what counts may be the value but one
 
 
 @dataclass
@@ -153,7 +154,7 @@ class _ContextTable(Module):
         held = self._counts > 0
         rows, counts = self._rows[held], self._counts[held]
         kind = {"auto": "absolute" if self.stop is None else "kneser_ney"}.get(self.smoothing, self.smoothing)
-        best = None
+        best, in_vain = None, 0
         for k in [k for k in ORDERS if k < self.longest and self.climb] + [self.longest]:
             tried = self._fitted(rows, counts, k, kind, best)
             if self.smoothing == "auto" and (k == self.longest or _gain(tried, best) < WORTHWHILE):
@@ -162,11 +163,13 @@ class _ContextTable(Module):
                 tried, kind = (second, other) if _gain(second, tried) > 0 else (tried, kind)
             gain = _gain(tried, best)
             best = tried if gain > 0 else best
-            if gain < WORTHWHILE:
+            in_vain = in_vain + 1 if gain < WORTHWHILE else 0
+            if in_vain == PATIENCE:
                 break
         trie, self.laws, _ = best
         self.nodes, self.pairs = trie.nodes, trie.pairs
         self.share, self.back = trie.ratios(self.laws)
+        self._rows = self._counts = None
 
     def _fitted(self, rows: torch.Tensor, counts: torch.Tensor, k: int, smoothing: str, start: tuple | None) -> tuple:
         """Return the trie of contexts of length k, its parameters, and its leave-one-out likelihood."""
