@@ -139,7 +139,7 @@ def _derivatives(f: Callable, u: torch.Tensor) -> tuple[float, np.ndarray, np.nd
         value = f(u)
         (slope,) = torch.autograd.grad(value, u, create_graph=True)
         curvature = [torch.autograd.grad(s, u, retain_graph=True)[0] for s in slope]
-    return float(value), slope.detach().numpy(), torch.stack(curvature).numpy()
+    return float(value.detach()), slope.detach().numpy(), torch.stack(curvature).numpy()
 
 
 def _errors(log_lik: Callable, values: torch.Tensor, free: np.ndarray, n: float) -> tuple[list[float], int]:

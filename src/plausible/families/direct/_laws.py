@@ -116,8 +116,13 @@ def _log_uniform(step: float) -> Callable:
 
 
 def _log_logistic(x, location, scale):
-    y = ((x - location) / scale).abs()
-    return -y - 2 * torch.log1p(torch.exp(-y)) - scale.log()
+    y = (x - location) / scale
+    return torch.nn.functional.logsigmoid(y) + torch.nn.functional.logsigmoid(-y) - scale.log()
+
+
+def _log_gumbel(x, location, scale):
+    y = (x - location) / scale
+    return -y - torch.exp(-y) - scale.log()
 
 
 def _log_normal(x, mu, sigma):
@@ -310,7 +315,7 @@ LAWS = (
         "gumbel",
         "real",
         LINE,
-        _torch(td.Gumbel),
+        _log_gumbel,
         stats.gumbel_r.ppf,
         _location,
         units=LINE,
