@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from plausible.base import Module
@@ -24,6 +25,7 @@ from plausible.space import Space
 
 IN_CACHE = 400_000  # numbers that a core's cache holds: features of so many rows are made and used at a time
 PATTERNS = 4_000_000  # numbers in the covariances of all patterns of missing cells of the rows handled at a time
+MANY = 64  # components that start from random rows and not from k-means++
 START_DEGREES = 10.0
 
 
@@ -142,11 +144,14 @@ class MixtureModule(Module):
         from threadpoolctl import threadpool_limits
 
         features = self._scaled(z).cpu().numpy()
+        many = self.components > MANY  # careful seeding would take longer than EM
+        features = features.astype(np.float32) if many else features
         # With more threads than free cores, k-means on small data spins for longer than it computes.
         with warnings.catch_warnings(), threadpool_limits(limits=1, user_api="openmp"):
             # of fewer distinct rows than components, which the pseudo-rows bear
             warnings.simplefilter("ignore", ConvergenceWarning)
-            means = KMeans(self.components, n_init=1, max_iter=5, random_state=seed % 2**32)
+            init = "random" if many else "k-means++"
+            means = KMeans(self.components, init=init, n_init=1, max_iter=5, random_state=seed % 2**32)
             means.fit(features, sample_weight=None if weight is None else weight.cpu().numpy())
         return torch.from_numpy(means.labels_).long()
 
@@ -157,7 +162,8 @@ class MixtureModule(Module):
         y = torch.nan_to_num((z[:, self.columns.reals] - centre) / (covariance.diagonal().sqrt() + 1e-9))
         if self.student:
             y = y.clamp(-5, 5)  # or far rows would be clusters
-        return torch.cat([self.columns.one_hot(z), x, y], 1)
+        levels = (z[:, self.column_of_free] == self.level_of_free).double()
+        return torch.cat([levels, x, y], 1)
 
     def _start_reals(self, y: torch.Tensor, r: torch.Tensor) -> None:
         """Centres and scales of the clusters."""
@@ -219,9 +225,9 @@ class MixtureModule(Module):
         shares, mean, variance, *_ = self._whole
         self.log_weights.copy_(((size + a) / (size + a).sum()).log())
         levels = free.new_zeros(self.components, c.n_levels)
-        rest = in_tables.expand(-1, c.n_tables).contiguous()
         levels[:, self.free] = free
-        levels[:, self.first] = rest.index_add_(1, self.table_of_free, -free).clamp_min(0)
+        rest = in_tables.expand(-1, c.n_tables).index_add(1, self.table_of_free, -free)
+        levels[:, self.first] = rest.clamp_min(0)
         self.log_levels.copy_(c.smoothed(levels + a * shares, prior=1e-9))
         # The pseudo-rows widen a component but do not move it: they lie around its own mean.
         n = in_normals.expand_as(x1)
@@ -272,7 +278,8 @@ class MixtureModule(Module):
         torch.index_select(z.T, 0, self.columns.normals, out=x)
         torch.mul(x, x, out=squares)
         if len(y):
-            self.law.write(z.T[self.columns.reals], y)
+            torch.index_select(z.T, 0, self.columns.reals, out=y[: self.columns.n_reals])
+            self.law.write(y)
         return out
 
     def _log_joint(self, z: torch.Tensor, natural: Natural) -> tuple[torch.Tensor, Kept | torch.Tensor | None]:

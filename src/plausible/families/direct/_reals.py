@@ -98,10 +98,9 @@ class Dense(Law):
         self.centre.copy_(centre)
         self.covariance.copy_(within.expand_as(self.covariance))
 
-    def write(self, y: torch.Tensor, f: torch.Tensor) -> None:
-        """Fill the features (F, n) of complete rows y (R, n): y and the upper triangle of y y'."""
-        f[: self.reals] = y
-        start = self.reals
+    def write(self, f: torch.Tensor) -> None:
+        """Fill the features (F, n) of complete rows, of which y (R, n) stands there: the upper triangle of y y'."""
+        y, start = f[: self.reals], self.reals
         for i in range(self.reals):  # the order of `upper`
             torch.mul(y[i:], y[i], out=f[start : start + self.reals - i])
             start += self.reals - i
@@ -118,12 +117,8 @@ class Dense(Law):
         return torch.cat([-2 * linear, quadratic], 1), constant, log_det.expand(self.components, 1)
 
     def statistics(self, products, r, g, f=None, white=None, natural=()) -> Sums:
-        """From g f' (K, F): sums of y (K, R) and of y y' (K, R, R), weighted by g, and g itself."""
-        first, upper = products.split([self.reals, len(self.upper[0])], 1)
-        second = products.new_zeros(self.components, self.reals, self.reals)
-        second[:, self.upper[0], self.upper[1]] = upper
-        second[:, self.upper[1], self.upper[0]] = upper
-        return [g.sum(1), first, second]
+        """Sums of g (K,), and of y and the upper triangle of y y', weighted by g: g f' (K, F)."""
+        return [g.sum(1), products]
 
     def distance_of(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Distance and log det of the observed cells of rows (n, R): both (K, n)."""
@@ -136,11 +131,16 @@ class Dense(Law):
         covariance = self.covariance.expand(self.components, -1, -1)
         rows = zip(g, r, self.centre, covariance, strict=True)
         pairs = [_normal.moments(y, gk, m, s, rk) for gk, rk, m, s in rows]
-        return [g.sum(1), *(torch.stack(p) for p in zip(*pairs, strict=True))]
+        first, second = (torch.stack(p) for p in zip(*pairs, strict=True))
+        return [g.sum(1), torch.cat([first, second[:, self.upper[0], self.upper[1]]], 1)]
 
     def update(self, size: torch.Tensor, sums: Sums, whole: torch.Tensor, average: torch.Tensor, prior: float) -> None:
         """The M-step; `prior` pseudo-rows of covariance `whole` lie around each centre."""
-        total, first, second = sums
+        total, products = sums
+        first, upper = products.split([self.reals, len(self.upper[0])], 1)
+        second = products.new_zeros(len(first), self.reals, self.reals)
+        second[:, self.upper[0], self.upper[1]] = upper
+        second[:, self.upper[1], self.upper[0]] = upper
         held = size > HELD
         centre = torch.where(held[:, None], first / total.clamp_min(1e-300)[:, None], average)
         self.centre.copy_(centre)
@@ -189,10 +189,9 @@ class Diagonal(Law):
         variance = within.diagonal()
         self.variance.copy_(variance.mean() if self.shared else variance)
 
-    def write(self, y: torch.Tensor, f: torch.Tensor) -> None:
-        """Fill the features (F, n): y and y^2."""
-        f[: self.reals] = y
-        torch.mul(y, y, out=f[self.reals :])
+    def write(self, f: torch.Tensor) -> None:
+        """Fill the features (F, n), of which y (R, n) stands there: y^2."""
+        torch.mul(f[: self.reals], f[: self.reals], out=f[self.reals :])
 
     def natural(self) -> tuple[torch.Tensor, ...]:
         variance = self.variance.expand_as(self.centre)
