@@ -192,7 +192,7 @@ class Incomplete:
             shape = [self.levels[v] for v in lacking]
             log = z.new_zeros(len(z), math.prod(shape))
             full = _filled(z[live], lacking, shape)
-            log[live] = self.net.term(d, full.flatten(0, 1)).reshape(len(full), -1)
+            log[live] = self.net.term(d, full.flatten(0, 1)).reshape(len(full), math.prod(shape))
             if own:
                 log[barren] = -math.log(self.levels[d])
             factors.append(Factor(tuple(lacking), log.reshape(len(z), *shape)))

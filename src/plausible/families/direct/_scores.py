@@ -33,14 +33,15 @@ class Statistics:
         weight: of the rows (n,).
         score: 'bic' or 'bdeu'.
         prior_rows: the s of BDeu.
+        edge_cost: what each edge costs besides its parameters.
     """
 
-    def __init__(self, z, levels, rank, weight=None, score="bic", prior_rows=10.0):
+    def __init__(self, z, levels, rank, weight=None, score="bic", prior_rows=10.0, edge_cost=0.0):
         self.n, self.D = z.shape
         self.levels, self.rank = np.asarray(levels), np.asarray(rank)
         self.weight = None if weight is None else np.asarray(weight, dtype=np.float64)
         self.rows = float(self.n if weight is None else self.weight.sum())
-        self.score, self.prior_rows = score, prior_rows
+        self.score, self.prior_rows, self.edge_cost = score, prior_rows, edge_cost
         self.tables, self.normals = np.flatnonzero(self.levels), np.flatnonzero(self.levels == 0)
         self.place = np.zeros(self.D, dtype=int)  # of a column among its group
         self.place[self.tables], self.place[self.normals] = range(len(self.tables)), range(len(self.normals))
@@ -128,7 +129,7 @@ class Statistics:
         """The score of a family."""
         key = (child, *sorted(parents))
         if key not in self._local:
-            self._local[key] = self._of(child, sorted(parents))
+            self._local[key] = self._of(child, sorted(parents)) - self.edge_cost * len(parents)
         return self._local[key]
 
     def _of(self, child: int, parents: list[int]) -> float:
@@ -214,28 +215,50 @@ class Statistics:
         which = self.configuration(sorted(parents)) * k + self.codes[child]
         w = np.ones(self.n, dtype=self.precision) if self.weight is None else self.weight
         pick = sparse.csr_matrix((w, (which, np.arange(self.n))), (q * k, self.n))
-        at = np.concatenate([np.arange(self.starts[t], self.starts[t + 1]) for t in self.place[columns]])
-        counts = (pick @ self.indicators[:, at]).astype(np.float64)  # (Q K, L)
+        counts = self._pairs(pick, columns)  # (Q K, L): each cell of the family, with each level of each column
         levels = self.levels[columns]
         starts = np.r_[0, np.cumsum(levels)[:-1]]
         sums = counts.reshape(q, k, -1).sum(1)
         if self.score == "bdeu":
             b = np.repeat(self.prior_rows / (q * k * levels), levels)
             cells = (gammaln(counts + b) - gammaln(b)).sum(0) - (gammaln(sums + k * b) - gammaln(k * b)).sum(0)
-            out[columns] = np.add.reduceat(cells, starts) - own
+            out[columns] = np.add.reduceat(cells, starts) - own - self.edge_cost * (len(parents) + 1)
             return out
         fit = np.add.reduceat(_xlogx(counts).sum(0) - _xlogx(sums).sum(0), starts)
-        out[columns] = fit - 0.5 * np.log(self.rows) * q * levels * (k - 1) - own
+        cost = 0.5 * np.log(self.rows) * q * levels * (k - 1) + self.edge_cost * (len(parents) + 1)
+        out[columns] = fit - cost - own
         return out
 
-    @property
-    def indicators(self) -> np.ndarray:
-        """1 where a row has a level: (n, L)."""
+    def _pairs(self, pick: sparse.csr_matrix, columns: np.ndarray) -> np.ndarray:
+        """Counts of some cells (of which `pick` holds the rows) with each level of some columns: (cells, L).
+
+        Indicators of the last level of a column are left out: it has what the others leave.
+        """
         if self._indicators is None:
-            self._indicators = np.zeros((self.n, self.starts[-1]), dtype=self.precision)
+            self._indicators = np.zeros((self.n, self.starts[-1] - len(self.tables)), dtype=self.precision)
             for t, d in enumerate(self.tables):
-                self._indicators[np.arange(self.n), self.starts[t] + self.codes[d]] = 1
-        return self._indicators
+                rows = np.flatnonzero(self.codes[d] < self.levels[d] - 1)
+                self._indicators[rows, self.starts[t] - t + self.codes[d][rows]] = 1
+        place, levels = self.place[columns], self.levels[columns]
+        first = self.starts[place] - place
+        at = np.concatenate([np.arange(f, f + k - 1) for f, k in zip(first, levels, strict=True)])
+        most = 2 * len(at) > self._indicators.shape[1]  # cheaper than a copy of a part
+        product = (pick @ (self._indicators if most else np.take(self._indicators, at, axis=1))).astype(np.float64)
+        product = product[:, at] if most else product
+        total = np.asarray(pick.sum(1), dtype=np.float64)
+        if (levels == 2).all():
+            return np.stack([product, total - product], 2).reshape(len(product), -1)
+        counts = np.empty((len(product), int(levels.sum())))
+        last = np.cumsum(levels) - 1
+        inner = np.ones(counts.shape[1], dtype=bool)
+        inner[last] = False
+        counts[:, inner] = product
+        ends = np.r_[0, np.cumsum(levels - 1)]
+        some = levels > 1
+        sums = np.zeros((len(product), len(columns)))
+        sums[:, some] = np.add.reduceat(product, ends[:-1][some], axis=1) if some.any() else 0.0
+        counts[:, last] = total - sums
+        return counts
 
 
 def _xlogx(counts: np.ndarray) -> np.ndarray:

@@ -2,7 +2,10 @@ r"""Which column is a parent of which: the exact best tree, and search by score.
 
 The score of a directed acyclic graph is a sum over its families (``_scores.py``), so a move changes one or two terms:
 
-    score(G) = sum_d score(d, pa_d)
+    score(G) = sum_d score(d, pa_d) - log D  x  number of edges
+
+log D being what it takes to say which of D columns a parent is: without it, many columns and few rows make edges that
+nothing bears out.
 
 A tree has one parent a column at most, and its log-likelihood is a constant plus the mutual information of its edges:
 the best one is a maximum spanning tree. Columns of levels (tables) take parents of levels only, lattices (counts) take
@@ -24,6 +27,8 @@ from plausible.errors import DataError
 from plausible.families.direct._scores import Statistics
 
 CANDIDATES = 50  # columns that may become parents of one, in a search: those it shares most information with
+
+LONGEST_MEMORY = 10  # pairs that a search leaves as they are while it gets over a rim
 
 
 # ------------------------------------------------------------------------------------------------- given by the user
@@ -147,7 +152,7 @@ def allowed(information: np.ndarray, rank: Sequence[int]) -> np.ndarray:
 
 
 def hill_climb(
-    scores: Statistics, start: Sequence[Sequence[int]], allowed: np.ndarray, max_parents: int, patience: int = 10
+    scores: Statistics, start: Sequence[Sequence[int]], allowed: np.ndarray, max_parents: int, patience: int = 15
 ) -> tuple[list[list[int]], float]:
     """Add, drop or reverse the edge that raises the score most, until none does; then try to get over the rim.
 
@@ -175,10 +180,12 @@ class _Climb:
         for d, of in enumerate(self.parents):
             for p in of:
                 self.children[p].add(d)
+        self._trace()
         self.raw, self.drop = np.full((D, D), -np.inf), np.full((D, D), -np.inf)
         self.closed = np.zeros((D, D), dtype=bool)  # edges that would close a cycle, as far as was looked
         self.top, self.where = np.full(D, -np.inf), np.zeros(D, dtype=int)
-        self.barred: set[tuple[int, int]] = set()
+        self.barred: list[tuple[int, int]] = []
+        self.memory = max(min(LONGEST_MEMORY, D * (D - 1) // 4), 1)
         for c in range(D):
             self._refresh(c)
 
@@ -191,24 +198,38 @@ class _Climb:
                 break
             if gain <= 1e-9 or steps:
                 steps += 1
-                self.barred |= {(a, b) for a, b, _ in move} | {(b, a) for a, b, _ in move}
-                for a, b, _ in move:
-                    self._rank_row(a), self._rank_row(b)
+                self._bar(move[0][:2])
             self._make(move)
             total += gain
             if total > best + 1e-7:
                 best, kept, steps = total, [set(p) for p in self.parents], 0
-                freed, self.barred = self.barred, set()
-                for c in {c for c, _ in freed}:
-                    self._rank_row(c)
+                while self.barred:
+                    self._free()
             elif steps > patience:
                 break
         return [sorted(p) for p in kept], float(best)
 
+    def _bar(self, pair: tuple[int, int]) -> None:
+        """Leave a pair as it is for some moves; a small graph has few pairs to spare."""
+        if len(self.barred) == self.memory:
+            self._free()
+        self.barred.append(pair)
+        for c in pair:
+            self._rank_row(c)
+
+    def _free(self) -> None:
+        for c in self.barred.pop(0):
+            self._rank_row(c)
+
     def _best_move(self):
         """Return (gain, [(child, parent, added?), ...]) of the best legal move."""
         gain, move = -np.inf, None
-        edges = [(c, p) for c, of in enumerate(self.parents) for p in of if (c, p) not in self.barred]
+        edges = [
+            (c, p)
+            for c, of in enumerate(self.parents)
+            for p in of
+            if (c, p) not in self.barred and (p, c) not in self.barred
+        ]
         if edges:
             c, p = np.array(edges).T
             i = int(np.argmax(self.drop[c, p]))
@@ -218,7 +239,7 @@ class _Climb:
             for i in np.argsort(-turned):
                 if not turned[i] > gain:
                     break
-                if not self._reaches(int(p[i]), int(c[i]), skip=True):
+                if not self._reaches_otherwise(int(p[i]), int(c[i])):
                     gain, move = float(turned[i]), [(*edges[i], False), (edges[i][1], edges[i][0], True)]
                     break
         while True:
@@ -231,23 +252,33 @@ class _Climb:
             self.closed[c, p] = True
             self._rank_row(c)
 
-    def _reaches(self, a: int, b: int, skip: bool = False) -> bool:
-        """Whether a path leads from a to b; with `skip`, one other than the edge itself."""
-        seen, stack = {a}, [x for x in self.children[a] if not (skip and x == b)]
-        while stack:
-            x = stack.pop()
-            if x == b:
-                return True
-            if x not in seen:
-                seen.add(x)
-                stack += self.children[x]
-        return False
+    def _reaches(self, a: int, b: int) -> bool:
+        """Whether a path leads from a to b."""
+        return bool(self.below[a] >> b & 1)
+
+    def _reaches_otherwise(self, a: int, b: int) -> bool:
+        """Whether a path leads from a to its child b besides the edge."""
+        return any(self.below[x] >> b & 1 for x in self.children[a] if x != b)
+
+    def _trace(self) -> None:
+        """Note the descendants of every column, as bits of an integer."""
+        self.below = [0] * len(self.parents)
+        for d in reversed(order_of(self.parents)):
+            for x in self.children[d]:
+                self.below[d] |= self.below[x] | 1 << x
 
     def _make(self, move) -> None:
         for c, p, added in move:
             (self.parents[c].add if added else self.parents[c].discard)(p)
             (self.children[p].add if added else self.children[p].discard)(c)
-        if not all(added for _, _, added in move):  # what closed a cycle may do so no more
+        if len(move) == 1 and move[0][2]:
+            c, p, _ = move[0]
+            new = self.below[c] | 1 << c
+            for a, bits in enumerate(self.below):
+                if a == p or bits >> p & 1:
+                    self.below[a] = bits | new
+        else:  # what closed a cycle may do so no more
+            self._trace()
             rows = np.flatnonzero(self.closed.any(1))
             self.closed[:] = False
             for c in rows:
@@ -271,7 +302,7 @@ class _Climb:
             return
         row = np.where(self.closed[c], -np.inf, self.raw[c])
         for a, b in self.barred:
-            if a == c:
-                row[b] = -np.inf
+            if c in (a, b):
+                row[b if c == a else a] = -np.inf
         self.where[c] = int(np.argmax(row))
         self.top[c] = row[self.where[c]]

@@ -40,6 +40,7 @@ from plausible.transforms import Bins, Standardise
 from plausible.transforms.bins import RULES
 
 STRUCTURES = ("hill_climbing", "tree", "independent", "full")
+FEW_COLUMNS = 50  # a search starts twice
 SEARCHED_ROWS = 100_000  # of a search, at most
 TOLERANCE = 1e-5  # nats a row by which an iteration of EM must improve the fit for another to follow
 TREE_ITERATIONS = 10  # of EM, before a tree completes the rows of a search
@@ -63,7 +64,7 @@ class BayesNet(Neural):
         >>> model.edges_, model.n_parameters_
         ([('rain', 'wet'), ('wet', 'slip')], 5)
         >>> float(np.exp(model.log_prob(pd.DataFrame({"rain": [True], "wet": [None], "slip": [True]}))[0]).round(2))
-        0.11
+        0.1
     """
 
     structure: str | dict | list = option(
@@ -79,9 +80,11 @@ class BayesNet(Neural):
         choices=("auto", "table", "linear", "net"),
     )
     prior: float = option(1.0, "pseudo-rows, like all rows, that each configuration of parents owns", low=0)
-    criterion: str = option("bic", "score of a search", choices=("bic", "bdeu"))
-    bdeu_rows: float = option(10.0, "pseudo-rows of the prior of 'bdeu'", above=0)
-    max_parents: int = option(5, "parents of a column, at most, in a search", low=1)
+    criterion: str = option(
+        "auto", "score of a search; 'auto' is 'bdeu' where all columns have levels", choices=("auto", "bic", "bdeu")
+    )
+    bdeu_rows: float = option(4.0, "pseudo-rows of the prior of 'bdeu'", above=0)
+    max_parents: int = option(8, "parents of a column, at most, in a search", low=1)
     bins: str | int = option(12, "number of bins of 'table', or the rule that chooses it", low=1, choices=RULES)
     hidden: tuple[int, ...] = option((32,), "widths of the hidden layers of each net", low=1)
     components: int = option(5, "mixture components of the numbers that have nets", low=1)
@@ -189,15 +192,16 @@ class BayesNet(Neural):
     def _statistics(self, module, z, weight) -> Statistics:
         rank = module.rank
         levels = [0 if r else k for r, k in zip(rank, module.n_levels, strict=True)]
-        if self.criterion == "bdeu" and any(rank):
+        criterion = ("bic" if any(rank) else "bdeu") if self.criterion == "auto" else self.criterion
+        if criterion == "bdeu" and any(rank):
             raise OptionError("criterion='bdeu' needs columns of levels; take 'bic', or conditionals='table'")
         w = None if weight is None else weight.cpu().numpy()
-        return Statistics(z.cpu().double().numpy(), levels, rank, w, self.criterion, self.bdeu_rows)
+        return Statistics(z.cpu().double().numpy(), levels, rank, w, criterion, self.bdeu_rows, np.log(len(rank)))
 
     def _climb(self, scores, known: np.ndarray, tree) -> list[list[int]]:
         """From no edges and from the tree: whichever ends higher."""
         allowed = _structure.allowed(known, scores.rank)
-        starts = [[[] for _ in tree], tree]
+        starts = [[[] for _ in tree], tree] if len(tree) <= FEW_COLUMNS else [tree]
         return max((_structure.hill_climb(scores, s, allowed, self.max_parents) for s in starts), key=lambda r: r[1])[0]
 
 
