@@ -19,7 +19,7 @@ import plausible as pl
 from plausible import sampling
 from plausible.errors import CapabilityError, DataError, InterruptedWarning, PlausibleError, PlausibleWarning
 from plausible.sampling._density import Target
-from plausible.sampling.hamiltonian import leapfrog
+from plausible.sampling.hamiltonian import _Trees, leapfrog
 from plausible.uses import chains
 
 MEAN = np.array([1.0, -2.0, 30.0])
@@ -184,6 +184,20 @@ def test_a_violated_envelope_is_said_and_mended():
     assert "guessed" in repr(guessed) and stats.kstest(guessed.flat[:, 0], law.cdf).pvalue > 0.01
 
 
+def test_what_a_wrong_envelope_let_in_is_thinned():
+    calls = []
+
+    def draw(n, rng):  # zeros first, of ratio exp(-1); then ones, of ratio 4
+        calls.append(n)
+        return torch.full((n, 1), float(len(calls) > 1), dtype=torch.float64)
+
+    with pytest.warns(PlausibleWarning, match="exceeded the bound 0 by up to 1.39"):
+        draws = sampling.rejection(
+            lambda x: torch.where(x[:, 0] > 0, math.log(4), -1.0), (draw, lambda x: 0 * x[:, 0]), 1000, log_bound=0
+        )
+    assert calls[0] == 1000 and 40 < (draws.flat == 0).sum() < 150  # 1000 / e / 4, give or take
+
+
 def test_proposals_of_ones_own():
     pair = (lambda n, rng: torch.rand(n, 2, generator=rng, dtype=torch.float64), lambda x: x[:, 0] * 0)
     draws = sampling.rejection(lambda x: x[:, 0].log(), pair, 3000, log_bound=0, random_state=0)
@@ -335,6 +349,25 @@ def test_leapfrog_is_reversible_and_keeps_volume(rng):
     v, h = np.concatenate([one_x[0], one_p[0]]), 1e-5
     jacobian = np.stack([(flat(v + h * e) - flat(v - h * e)) / (2 * h) for e in np.eye(20)], 1)
     assert abs(np.linalg.det(jacobian) - 1) < 1e-5
+
+
+def test_u_turns_of_all_balanced_subtrees_are_looked_for(rng):
+    """The stack against every balanced subtree that ends at a leaf, one by one."""
+    trees = _Trees(Target(standard), np.zeros((1, 3)), 5, rng)
+    seen = []
+    for _ in range(40):
+        p = rng.normal(size=(16, 3)) + [0.9, 0, 0]
+        trees.sub_rho[:] = 0
+        for i in range(16):
+            trees.leaf[:] = i
+            trees.sub_rho += p[i]
+            sizes = [2**k for k in range(1, 5) if (i + 1) % 2**k == 0]
+            parts = [p[i + 1 - size : i + 1] for size in sizes]
+            inner = [(q, q.sum(0) - 0.5 * (q[0] + q[-1])) for q in parts]
+            expected = any(q[0] @ rho <= 0 or q[-1] @ rho <= 0 for q, rho in inner)
+            assert trees._closes(p[i : i + 1])[0] == expected
+            seen.append(expected)
+    assert 20 < sum(seen) < 500
 
 
 def test_nuts_reports_that_a_funnel_is_not_explored():
