@@ -9,7 +9,8 @@ chosen by the unbiased (leave-one-out) estimate of the risk, the integral of (f 
 
     R(M) = sum over j < M of  2 / (n - 1) mean_i phi_j(x_i)^2 - (n + 1) / (n - 1) theta_j^2
 
-or each term for itself, where theta_j^2 exceeds 2 log K times its variance (K candidates; wavelet thresholding).
+and what is chosen is shrunk by the share of it that is noise, theta_j (1 - v_j / theta_j^2)_+ with v_j the variance of
+theta_j. Or each term for itself is kept, as it is, where theta_j^2 > 2 v_j log K (K candidates; wavelet thresholding).
 
 f may be negative. g is the density nearest to it in L2, max(f - c, 0) with the c that makes its integral one. It is
 tabulated on a fine grid and linear between the nodes (constant in the cells of Haar, which is f itself), so that its
@@ -55,9 +56,10 @@ class _Series(Module):
 
     variable_buffers = ("theta",)
 
-    def __init__(self, space: Space, basis: str, terms: int | str, select: str, pseudo_rows: float):
+    def __init__(self, space: Space, basis: str, terms: int | str, select: str, shrink: bool, pseudo_rows: float):
         super().__init__()
-        self.dims, self.basis, self.select, self.pseudo_rows = space.dims, basis, select, pseudo_rows
+        self.dims, self.basis, self.select, self.shrink = space.dims, basis, select, shrink
+        self.pseudo_rows = pseudo_rows
         self.chosen = terms == "risk"
         self.most = MOST_TERMS[space.dims] if self.chosen else int(terms)
         self.bounded = all(c.low is not None and c.high is not None for c in space.columns)
@@ -113,16 +115,20 @@ class _Series(Module):
         rows, first, second = self._sums
         self._sums = self._grid = None
         n = rows[0].clamp_min(2.0)
-        theta, square = first / rows[0], second / rows[0]
-        held = [self.most] * self.dims
+        theta, square = first / rows[0].clamp_min(1e-300), second / rows[0].clamp_min(1e-300)
+        noise = (square - theta.square()).clamp_min(0) / (n - 1)
+        held, zero = [self.most] * self.dims, (0,) * self.dims
         if self.chosen and self.select == "threshold":
-            noise = (square - theta.square()).clamp_min(0) / (n - 1)
             keep = theta.square() > 2 * math.log(theta.numel()) * noise
-            keep[(0,) * self.dims] = True
+            keep[zero] = True
             theta = torch.where(keep, theta, 0.0)
             held = (keep.nonzero().amax(0) + 1).tolist()
         elif self.chosen:
             held = self._least(2 / (n - 1) * square - (n + 1) / (n - 1) * theta.square(), float(n))
+            if self.shrink:
+                whole = theta[zero].clone()
+                theta = theta * (1 - noise / theta.square().clamp_min(1e-300)).clamp_min(0)
+                theta[zero] = whole
         if self.basis == "haar":
             held = [1 << (m - 1).bit_length() for m in held]  # whole levels
         self.theta = theta[tuple(slice(m) for m in held)].clone()
@@ -301,6 +307,7 @@ class Basis(Generative):
         "how 'risk' chooses: the first M terms of each column, or every term above its noise",
         choices=("cutoff", "threshold"),
     )
+    shrink: bool = option(True, "take off each term that 'cutoff' chose the share of it that is noise")
     support: tuple[float, float] | None = option(
         None, "interval that holds all values of every column; None takes the range of the data, and adds tails"
     )
@@ -341,8 +348,8 @@ class Basis(Generative):
         return replace(space, columns=tuple(replace(c, low=low, high=high) for c in space.columns))
 
     def _build(self, space: Space, context_space: Space) -> Module:
-        return _Series(space, self.basis, self.terms, self.select, self.pseudo_rows)
+        return _Series(space, self.basis, self.terms, self.select, self.shrink, self.pseudo_rows)
 
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
-        module.look(train.x, train.weight)
+        module.look(train.x, getattr(train, "weight", None))  # of a stream, a sample
         return super()._train(module, train, held_out, rng)
