@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 
 from plausible.checks.audit import Broken, NotApplicable, check
@@ -117,3 +118,23 @@ def steps_give_the_conditionals(bench: Bench) -> str:
                 value = z[:, d]
                 seen.append(d)
     return f"largest difference {worst:.1g}"
+
+
+@check
+def dimensions_add_up(bench: Bench) -> str:
+    """Where a family takes dimension after dimension, log_prob of each given those before adds up to log_prob."""
+    if not bench.traits.conditionals:
+        raise NotApplicable("it offers no conditionals")
+    worst = 0.0
+    for case in bench.with_density():
+        model, X = bench.fitted(case), case.draw(50, seed=2)
+        if model.likelihood_kind_ != "exact":
+            continue
+        each, whole = model.log_prob(X, reduce=None), model.log_prob(X)
+        if len(each) != len(X) or each[0].size != model.space_.dims:
+            raise Broken(f"on {case.name}, log_prob(reduce=None) of {len(X)} examples has shape {each.shape}")
+        off = np.abs(np.nansum(each.reshape(len(X), -1), 1) - whole).max()
+        worst = max(worst, off)
+        if not off < 1e-4:
+            raise Broken(f"on {case.name}, the dimensions add up to {off:.3g} nats more or less than the whole")
+    return f"to {worst:.1g} nats"
