@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from plausible.base import Generative, Module, Traits
-from plausible.families.direct._contexts import FITS, PARAMETERS, PPM, Trie, add_at, distinct, find, fold, tally
+from plausible.families.direct._contexts import FITS, PARAMETERS, PPM, Trie, distinct, find, fold, tally
 from plausible.heads import N_UNIFORMS, Heads
 from plausible.options import OptionError, estimator, option
 from plausible.randomness import uniform
@@ -161,9 +161,8 @@ class _ContextTable(Module):
                 other = "absolute" if kind == "kneser_ney" else "kneser_ney"
                 second = self._fitted(rows, counts, k, other, None)
                 tried, kind = (second, other) if _gain(second, tried) > 0 else (tried, kind)
-            gain = _gain(tried, best)
-            best = tried if gain > 0 else best
-            in_vain = in_vain + 1 if gain < WORTHWHILE else 0
+            better = _gain(tried, best) >= WORTHWHILE
+            best, in_vain = (tried, 0) if better else (best, in_vain + 1)
             if in_vain == PATIENCE:
                 break
         trie, self.laws, _ = best
@@ -184,18 +183,22 @@ class _ContextTable(Module):
 
     # ----------------------------------------------------------------------------------------------------- evaluate
 
-    def log_prob(self, z, c=None, rng=None):
-        parts = []
+    def log_prob_each(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Return log P(x_d | its context) with shape (n, D); zero where z is missing."""
+        parts = [torch.zeros(0, self.dims, dtype=torch.float64, device=z.device)]
         for part in self._chunks(len(z)):
             values, kept = self._values(z[part]), self._kept(z[part])
-            n = values.shape[1]
             keys, which = distinct(*fold(self._columns(values, kept), self.sizes))
             one = torch.empty(len(keys), dtype=torch.long, device=z.device)
             one[which] = torch.arange(len(which), device=z.device)
-            log_p = self._p(self._rows_at(values, one if kept is None else kept[one])).log()[which]
-            places = torch.arange(self.dims * n, device=z.device) if kept is None else kept
-            parts.append(add_at(places % n, log_p, n))
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+            found = self._p(self._rows_at(values, one if kept is None else kept[one])).log()[which]
+            log_p = torch.zeros(self.dims * values.shape[1], dtype=torch.float64, device=z.device)
+            log_p[slice(None) if kept is None else kept] = found
+            parts.append(log_p.reshape(self.dims, -1).T)
+        return torch.cat(parts)
+
+    def log_prob(self, z, c=None, rng=None):
+        return self.log_prob_each(z, c).sum(1)
 
     def _descend(self, group: torch.Tensor, context) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (which rows, their nodes), from the root to the longest context that is known: digits (U, k)."""
