@@ -152,7 +152,7 @@ def allowed(information: np.ndarray, rank: Sequence[int]) -> np.ndarray:
 
 
 def hill_climb(
-    scores: Statistics, start: Sequence[Sequence[int]], allowed: np.ndarray, max_parents: int, patience: int = 15
+    scores: Statistics, start: Sequence[Sequence[int]], allowed: np.ndarray, max_parents: int, patience: int = 30
 ) -> tuple[list[list[int]], float]:
     """Add, drop or reverse the edge that raises the score most, until none does; then try to get over the rim.
 

@@ -34,13 +34,15 @@ from plausible.families.direct._network import Network, rank_of
 from plausible.families.direct._scores import Statistics
 from plausible.neural import Neural
 from plausible.options import OptionError, estimator, option
+from plausible.randomness import seed_of
 from plausible.space import Space
 from plausible.training import Events, History, count, em, run
 from plausible.transforms import Bins, Standardise
 from plausible.transforms.bins import RULES
 
 STRUCTURES = ("hill_climbing", "tree", "independent", "full")
-FEW_COLUMNS = 50  # a search starts twice
+FEW_COLUMNS = 50  # that a search has time to start for again
+RESTARTS = 10
 SEARCHED_ROWS = 100_000  # of a search, at most
 TOLERANCE = 1e-5  # nats a row by which an iteration of EM must improve the fit for another to follow
 TREE_ITERATIONS = 10  # of EM, before a tree completes the rows of a search
@@ -85,6 +87,9 @@ class BayesNet(Neural):
     )
     bdeu_rows: float = option(4.0, "pseudo-rows of the prior of 'bdeu'", above=0)
     max_parents: int = option(8, "parents of a column, at most, in a search", low=1)
+    restarts: int | None = option(
+        None, "searches from the best graph without half of its edges; None is 10 up to 50 columns, none beyond", low=0
+    )
     bins: str | int = option(12, "number of bins of 'table', or the rule that chooses it", low=1, choices=RULES)
     hidden: tuple[int, ...] = option((32,), "widths of the hidden layers of each net", low=1)
     components: int = option(5, "mixture components of the numbers that have nets", low=1)
@@ -187,7 +192,7 @@ class BayesNet(Neural):
             module.start(z, weight)
             run(em(module), Events(z, None, weight, None, z.dtype), epochs=TREE_ITERATIONS, batch_size=None, rng=rng)
             z = module.sample_given(z, rng=rng)
-        return self._climb(self._statistics(module, z, weight), known, tree)
+        return self._climb(self._statistics(module, z, weight), known, tree, rng)
 
     def _statistics(self, module, z, weight) -> Statistics:
         rank = module.rank
@@ -198,11 +203,17 @@ class BayesNet(Neural):
         w = None if weight is None else weight.cpu().numpy()
         return Statistics(z.cpu().double().numpy(), levels, rank, w, criterion, self.bdeu_rows, np.log(len(rank)))
 
-    def _climb(self, scores, known: np.ndarray, tree) -> list[list[int]]:
-        """From no edges and from the tree: whichever ends higher."""
-        allowed = _structure.allowed(known, scores.rank)
-        starts = [[[] for _ in tree], tree] if len(tree) <= FEW_COLUMNS else [tree]
-        return max((_structure.hill_climb(scores, s, allowed, self.max_parents) for s in starts), key=lambda r: r[1])[0]
+    def _climb(self, scores, known: np.ndarray, tree, rng) -> list[list[int]]:
+        """From no edges and from the tree, then again from the best graph without half of its edges."""
+        few = len(tree) <= FEW_COLUMNS
+        settings = {"allowed": _structure.allowed(known, scores.rank), "max_parents": self.max_parents}
+        starts = [[[] for _ in tree], tree] if few else [tree]
+        best = max((_structure.hill_climb(scores, s, **settings) for s in starts), key=lambda found: found[1])
+        draw = np.random.default_rng(seed_of(rng))
+        for _ in range((RESTARTS if few else 0) if self.restarts is None else self.restarts):
+            start = [[p for p in of if draw.random() < 0.5] for of in best[0]]
+            best = max(best, _structure.hill_climb(scores, start, **settings), key=lambda found: found[1])
+        return best[0]
 
 
 def _mean(x: torch.Tensor, w: torch.Tensor | None) -> torch.Tensor:
