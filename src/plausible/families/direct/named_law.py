@@ -223,7 +223,7 @@ class NamedLaw(Generative):
         >>> model.laws_["law"].tolist()
         ['poisson', 'gamma']
         >>> model.summary_[["value", "standard_error"]].round(2).loc[("visits", "rate")].tolist()
-        [3.02, 0.02]
+        [3.03, 0.02]
     """
 
     law: str | dict = option(
