@@ -6,9 +6,11 @@ r"""Densities from the distance to the k-th neighbour.
 r_k(x) is the distance from x to the k-th nearest training row, where |u|^2 = u' S^-1 u; V_D the volume of the unit ball
 of D dimensions and W_k(x) the share of the weight of these k rows, k / n if all weigh the same. In `kernel` each row
 has a Gaussian that reaches as far as its own k-th neighbour; S and h are fitted with k, by leave-one-out likelihood: it
-is `KernelDensity` with adaptive kernels. `balloon` asks how many rows there are around x. Its integral diverges, as its
-tails fall like |x|^-D only: what it gives is an estimate of p(x) near the data, its `likelihood_kind_` is 'estimate',
-and its samples (a row, and a uniform draw from the ball about it) are those of another density.
+is `KernelDensity` with adaptive kernels; columns that are not real have kernels of one width.
+
+`balloon` asks how many rows there are around x. Its integral diverges, as its tails fall like |x|^-D only: what it
+gives is an estimate of p(x) near the data, its `likelihood_kind_` is 'estimate', and its samples (a row, and a uniform
+draw from the ball about it) are those of another density.
 
 Equal rows are one row with their weights together, so that they are nobody's neighbour at distance zero; a query that
 is a training row counts its weight and takes the k-th neighbour beyond. Nothing is infinite.
@@ -146,7 +148,7 @@ class KNNDensity(Generative):
     )
     max_iter: int = option(30, "passes of EM for the width of the kernels, at most", low=1)
 
-    traits = Traits(density="exact", events=frozenset({"table", "image", "series"}), kinds=frozenset({"real"}))
+    traits = Traits(density="exact", events=frozenset({"table", "image", "series"}))
 
     @property
     def likelihood_kind_(self):
@@ -155,8 +157,15 @@ class KNNDensity(Generative):
         return "estimate" if self.estimate == "balloon" else kind
 
     def _build(self, space: Space, context_space: Space) -> Module:
-        shape = self.shape if self.shape != "auto" else "full" if space.dims <= FULL_UP_TO else "scalar"
+        n_reals = sum(c.kind == "real" for c in space.columns)
+        shape = self.shape if self.shape != "auto" else "full" if n_reals <= FULL_UP_TO else "scalar"
         if self.estimate == "balloon":
+            discrete = [c for c in space.columns if c.discrete]
+            if discrete:
+                raise DataError(
+                    f"KNNDensity(estimate='balloon') measures volumes, and column {discrete[0].name!r} is "
+                    f"{discrete[0].kind}; take estimate='kernel', or leave that column out"
+                )
             return _Balloon(space.dims, shape)
         numbers = (self.n_neighbors,) if isinstance(self.n_neighbors, int) else NUMBERS
         return _KernelDensity(space, "gaussian", "likelihood", shape, numbers)
