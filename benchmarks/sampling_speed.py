@@ -5,7 +5,7 @@
 
 Targets: 20 independent normals with standard deviations from 0.1 to 10; 20 normals with correlations 0.9^|i-j|; the
 posterior of a logistic regression (569 rows, 30 standardised columns and an intercept, N(0, 1) priors). Every sampler
-takes 500 steps of warm-up with adaptation of step size and diagonal metric at target acceptance 0.8, and 500 draws a
+takes 300 steps of warm-up with adaptation of step size and diagonal metric at target acceptance 0.8, and 300 draws a
 chain. Counted are the smallest bulk effective sample size over coordinates, by one estimator for all, over the seconds
 of warm-up and draws; BlackJAX's compilation is shown apart. Both must also agree on the posterior's moments: the last
 column is the largest difference of means in standard deviations.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-STEPS = 500
+STEPS = 300
 TARGETS = ("scales", "correlated", "logistic")
 CHAINS = (4, 64)
 
