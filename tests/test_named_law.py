@@ -394,6 +394,8 @@ def test_values_that_repeat_make_no_spike_without_bound(rng):
     X = np.concatenate([np.full((150, 1), 0.25), rng.normal(size=(50, 1))])
     for law in ("student_t", "cauchy", "laplace", "auto"):
         assert NamedLaw(law=law).fit(X).log_prob(X).max() < 20
+    auto = NamedLaw().fit(X)
+    assert auto.laws_.loc["x0", "note"] != NOTES[1] and auto.laws_.loc["x0", "law"] == "laplace"
 
 
 def test_a_value_out_of_the_support_has_probability_zero(rng):

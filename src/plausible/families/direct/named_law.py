@@ -6,7 +6,9 @@ r"""Independent columns, each a law with a name, by maximum likelihood.
 of a column is the one with the least criterion among those that have the column's kind (so that likelihoods are
 relative to one measure) and allow all its values,
 
-    BIC = k log n - 2 log L       or       AIC = 2 k - 2 log L,       k the number of free parameters.
+    BIC = k log n - 2 log L       or       AIC = 2 k - 2 log L,       k the number of free parameters,
+
+and whose likelihood has a maximum there, not at a limit of the parameters.
 
 Standard errors are the roots of the diagonal of the inverse observed Fisher information, -d^2 log L / d theta^2.
 Missing cells are left out, which is exact, as the columns do not depend on each other.
@@ -30,7 +32,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from plausible.base import Generative, Module, Traits
 from plausible.errors import DataError
-from plausible.families.direct._law_fits import NOTES, STREAMED, Fitted
+from plausible.families.direct._law_fits import AT_LIMIT, NOTES, STREAMED, Fitted
 from plausible.families.direct._laws import LAWS, Law
 from plausible.families.direct._tally import Tally
 from plausible.options import OptionError, estimator, option
@@ -88,7 +90,9 @@ class _NamedLaw(Module):
                 raise DataError(f"column {column.name!r} has no observed value with a positive weight; drop it")
             fitted = self._fit(column, tally, *self.wanted[d])
             scores = {i: self._score(f, tally.n) for i, f in fitted.items()}
-            best = min(scores, key=scores.__getitem__)
+            # At a limit the likelihood has no maximum, or a spike on values that repeat: no fit to be chosen.
+            sound = [i for i, f in fitted.items() if f.note != AT_LIMIT] or list(fitted)
+            best = min(sound, key=scores.__getitem__)
             self._note(d, best, fitted[best], tally)
             for i, score in scores.items():
                 self.criteria[d, i] = score
