@@ -37,7 +37,7 @@ def sample(
         model: a fitted model of a family whose ``traits.given`` is 'exact', or 'in_order' where all that is unknown
             comes after all that is known (of an image, the lower part).
         X: examples like those it was fitted on, with NaN or None in the cells to be drawn; of a table, columns that
-            are all unknown may be left out.
+            are all unknown may be left out, and a dictionary of columns will do.
         n: how many completions of X; None for one.
         mask: True marks further cells to be drawn, with the shape of X or of one example: images hold no NaN.
         context: as in `fit`.
@@ -238,6 +238,7 @@ def _with_all_columns(space: Any, X: Any) -> Any:
     """Add the columns of a table that X leaves out, as unknown."""
     import pandas as pd
 
+    X = pd.DataFrame(X) if isinstance(X, Mapping) else X
     if space.type != "table" or not isinstance(X, pd.DataFrame):
         return X
     have = {str(name) for name in X.columns}
