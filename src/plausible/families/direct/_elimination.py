@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 TILE = 1 << 17  # entries of the largest table over the rows eliminated together: a megabyte stays in cache
+MEMORY = 1 << 26  # bytes of all tables of those rows
 STEP = 300_000  # entries summed in the time that an elimination takes whatever the number of rows
 
 
@@ -249,7 +250,7 @@ def _by_parts(
         here = ~evidence[rows].isnan()
         used = needed(here.any(0).nonzero()[:, 0].tolist())
         best = chosen(here.all(0).nonzero()[:, 0].tolist(), used)
-        size = max(1, min(TILE // best.largest, limit // best.bytes, len(rows)))
+        size = max(1, min(TILE // best.largest, min(limit, MEMORY) // best.bytes, len(rows)))
         for tile in rows.split(size):
             part = Problem(used, cards, evidence, tile, keep, device)
             parts.append(work(part, [v for v in best.order if v in part.free]))
