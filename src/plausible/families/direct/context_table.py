@@ -305,7 +305,8 @@ class ContextTable(Generative):
     smoothing: str = option(
         "auto",
         "how shorter contexts are counted: 'absolute' by how often they occurred, 'kneser_ney' by how many longer ones "
-        "continue them, 'ppm' likewise with escapes by rule (PPM-C); 'auto' is the better of the first two",
+        "continue them, 'ppm' likewise with escapes by rule (PPM-C); 'auto' is the better of the first two (of a long "
+        "text: 'kneser_ney')",
         choices=("auto", "kneser_ney", "absolute", "ppm"),
     )
     position: bool | str = option(
@@ -336,10 +337,12 @@ class ContextTable(Generative):
         longest = self._longest(space, groups)
         order, group, near = _causal(space.shape, longest) if image else _in_line(space, by_position, longest)
         group = list(range(space.dims)) if by_position else group
-        ends = space.type == "text" and space.end
-        return _ContextTable(
-            space, near, group, order, 0 if image else None, self.order == "auto", self.smoothing, ends
-        )
+        ends, smoothing = space.type == "text" and space.end, self.smoothing
+        if smoothing == "auto" and space.type == "text" and not space.end:
+            # What was written near by repeats itself and flatters the one that trusts frequencies: one character left
+            # out of a long text is no fair test between the two (tiny Shakespeare: 0.3 % better, then 2 % worse).
+            smoothing = "kneser_ney"
+        return _ContextTable(space, near, group, order, 0 if image else None, self.order == "auto", smoothing, ends)
 
     def _longest(self, space: Space, groups: int) -> int:
         """The longest context asked for, or that is worth a look and has a key of its own."""
