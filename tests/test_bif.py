@@ -272,8 +272,12 @@ def test_models_that_are_no_tables(tmp_path):
     X = pd.DataFrame({"x": rng.normal(size=50), "k": rng.choice(list("ab"), 50)})
     with pytest.raises(DataError, match="and this is a Gaussian; save it under another suffix"):
         pl.Gaussian().fit(X[["x"]]).save(tmp_path / "g.bif")
-    with pytest.raises(DataError, match="column 'x' is real"):
-        pl.BayesNet().fit(X).save(tmp_path / "g.bif")
+    for conditionals in ("auto", "table"):
+        with pytest.raises(DataError, match="column 'x' is real, was cut into bins"):
+            pl.BayesNet(conditionals=conditionals).fit(X).save(tmp_path / "g.bif")
+    with pytest.raises(DataError, match="column 'm' is ordinal, was cut into bins"):
+        fine = pd.DataFrame({"m": pd.Categorical(rng.integers(0, 99, 500), range(99), ordered=True)})
+        pl.BayesNet().fit(fine).save(tmp_path / "g.bif")
     with pytest.raises(DataError, match="levels that are written alike: 1, '1'"):
         mixed = pd.DataFrame({"m": pd.Series(["1", 1] * 20, dtype=object)})
         pl.BayesNet().fit(mixed).save(tmp_path / "g.bif")

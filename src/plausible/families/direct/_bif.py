@@ -27,7 +27,7 @@ from plausible.errors import DataError, ReadError
 from plausible.training.checkpoint import write_atomically
 
 SLACK = 0.01  # by which printed probabilities may miss a sum of one
-MOST_NUMBERS = 1 << 27  # of all tables of a file together
+MOST_NUMBERS = 1 << 24  # of all tables of a file together: a default of one line may stand for any number
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*|/\*.*?\*/)

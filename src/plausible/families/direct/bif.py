@@ -87,10 +87,10 @@ def to_network(model: BayesNet, name: str = "unknown") -> Network:
     module, columns = model.module_, model.space_.columns
     network = Network(name)
     for d, column in enumerate(columns):
-        if not column.levels or d not in module.layout.offset:
+        if d not in module.layout.offset or module.layout.levels[d] != column.n_levels:
             raise DataError(
-                f"BIF holds tables of levels only, and column {column.name!r} is {column.kind} or has a net; "
-                "save the model under another suffix"
+                f"BIF holds tables of levels only; column {column.name!r} is {column.kind}, was cut into bins or has a "
+                "net: save the model under another suffix"
             )
         states = tuple(str(plain(level)) for level in column.levels)
         if len(set(states)) < len(states):
