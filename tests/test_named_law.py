@@ -208,6 +208,8 @@ def test_small_integers_are_counts_unless_one_says_otherwise(rng):
     n, p = found(model, "grade")[0]
     assert n == 4 and p == pytest.approx(X.grade.mean() / 4)
     assert NamedLaw(law={"flag": "poisson"}).fit(X).space_.columns[2].kind == "count"
+    told = NamedLaw(law={"grade": "poisson"}, space=plausible.space.infer(X)).fit(X)
+    assert [c.kind for c in told.space_.columns] == ["ordinal", "count", "binary"]  # a law that is named is obeyed
     assert NamedLaw(law={"k": "categorical"}).fit(X).space_.columns[0].kind == "ordinal"
 
 
@@ -317,6 +319,12 @@ def test_what_was_learned_survives_a_file(tmp_path, rng):
     other = plausible.load(tmp_path / "m.plausible")
     for table in ("summary_", "laws_", "criteria_"):
         pd.testing.assert_frame_equal(getattr(model, table), getattr(other, table))
+
+
+def test_a_column_may_be_called_space(tmp_path, rng):
+    model = NamedLaw(law={"space": "gamma"}).fit(pd.DataFrame({"space": rng.gamma(2, 1, 50)}))
+    model.save(tmp_path / "m.plausible")
+    assert plausible.load(tmp_path / "m.plausible").law == {"space": "gamma"}
 
 
 def test_units(rng):

@@ -233,6 +233,6 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"space"}:
+    if isinstance(value, dict) and set(value) == {"space"} and isinstance(value["space"], dict):
         return from_json(value["space"])
     return tuple(_from_json(v) for v in value) if isinstance(value, list) else value

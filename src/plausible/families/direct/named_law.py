@@ -256,8 +256,8 @@ class NamedLaw(Generative):
         told = isinstance(self.space, Space) or (isinstance(self.space, Mapping) and column.name in self.space)
         whole = all(isinstance(v, int) and not isinstance(v, bool) for v in column.levels)
         of_counts = name == "auto" or any(law.name == name and law.kind == "count" for law in LAWS)
-        needed = column.kind == "ordinal" or not _laws_of(column, name)
-        if not column.levels or not whole or told or not (of_counts and needed):
+        needed = not _laws_of(column, name) or (column.kind == "ordinal" and not told)
+        if not column.levels or not whole or not (of_counts and needed):
             return column
         return Column(column.name, "count", (), column.dtype, 0.0 if column.levels[0] >= 0 else None)
 
