@@ -23,7 +23,7 @@ from plausible.families.direct._reals import (
 from plausible.randomness import uniform
 from plausible.space import Space
 
-IN_CACHE = 400_000  # numbers that a core's cache holds: features of so many rows are made and used at a time
+IN_CACHE = 400_000  # numbers that a core's cache holds: so many rows are handled at a time, with what is made of them
 PATTERNS = 4_000_000  # numbers in the covariances of all patterns of missing cells of the rows handled at a time
 MANY = 64  # components that start from random rows and not from k-means++
 START_DEGREES = 10.0
@@ -188,7 +188,7 @@ class MixtureModule(Module):
         """The E-step over all rows, in pieces that stay in cache."""
         total, weights = 0.0, 0.0
         natural = self._natural()
-        for part in self._parts(z, IN_CACHE // max(sum(self.sizes), 1)):
+        for part in self._parts(z, IN_CACHE // (sum(self.sizes) + 2 * self.components)):
             joint, kept = self._log_joint(z[part], natural)
             r = joint.softmax(0)
             log_p = joint.amax(0) - r.amax(0).log()  # the same component: r_k = w_k p_k / p, without a second exp
