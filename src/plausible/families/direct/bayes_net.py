@@ -90,7 +90,7 @@ class BayesNet(Neural):
     restarts: int | None = option(
         None, "searches from the best graph without half of its edges; None is 10 up to 50 columns, none beyond", low=0
     )
-    bins: str | int = option(12, "number of bins of 'table', or the rule that chooses it", low=1, choices=RULES)
+    bins: str | int = option(16, "number of bins of 'table', or the rule that chooses it", low=1, choices=RULES)
     hidden: tuple[int, ...] = option((32,), "widths of the hidden layers of each net", low=1)
     components: int = option(5, "mixture components of the numbers that have nets", low=1)
 
