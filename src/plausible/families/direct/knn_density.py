@@ -45,6 +45,7 @@ class _Balloon(Module):
     """Legend: n distinct rows, D columns."""
 
     variable_buffers = ("rows", "weights")
+    bound_samples = 1  # an estimate without noise
 
     def __init__(self, dims: int, shape: str):
         super().__init__()
