@@ -4,8 +4,8 @@
 
 faiss (its flat, exact index, in single precision) is measured where it is installed; nothing needs it. Ours and
 scikit-learn's give distances in double precision; they must agree to 1e-9. scikit-learn is given the better of its
-trees and brute force. The last column is the density itself: `KNNDensity(estimate="balloon", n_neighbors=10)`, which in few dimensions also
-makes the tree.
+trees and brute force. The last column is the density itself, `KNNDensity(estimate="balloon", n_neighbors=10)`; in few
+dimensions it also makes the tree.
 Bar: at least as fast as either at d = 16 and 64.
 """
 
