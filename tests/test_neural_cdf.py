@@ -143,7 +143,7 @@ def test_the_mass_of_two_reals_is_one(free):
     with torch.no_grad():
         module = net([REAL, REAL], (6, 5), free, spread=0.3)
         for z_0 in (-2.0, 0.3):
-            s = torch.linspace(-1 + 1e-9, 1 - 1e-9, 400_001, dtype=torch.float64)
+            s = torch.linspace(-1 + 1e-9, 1 - 1e-9, 100_001, dtype=torch.float64)
             t = 6 * s.atanh()
             z = torch.stack([torch.full_like(t, z_0), t], 1)
             part = slice(1, 2)
@@ -158,7 +158,7 @@ def test_the_mass_of_two_reals_is_one(free):
 def test_the_masses_of_all_levels_and_counts_sum_to_one(hidden, free):
     with torch.no_grad():
         module = net([BIT, THREE, COUNT, OPEN_COUNT], hidden, free, spread=0.3)  # nearly nothing beyond the values
-        counts, integers = torch.arange(0, 80) * 0.5 - 1, torch.arange(-40, 41)
+        counts, integers = torch.arange(0, 40) * 0.5 - 1, torch.arange(-20, 21)
         values = [torch.arange(2), torch.arange(3), counts, integers]
         total = 0.0
         for first in itertools.product(*values[:2]):
@@ -199,11 +199,11 @@ def test_draws_have_the_cumulative_as_uniform(free):
 def test_draws_have_the_probabilities_of_the_lattice(free):
     with torch.no_grad():
         module = net([BIT, THREE, COUNT], (6, 5), free)
-        z = module.sample(20_000, rng=generator(0))
+        z = module.sample(5000, rng=generator(0))
         keys, counts = z.unique(dim=0, return_counts=True)
         p = module.log_prob(keys).exp()
-        often = p * len(z) > 10
-        assert p[often].sum() > 0.9
+        often = p * len(z) > 5
+        assert p[often].sum() > 0.8
         chi = ((counts[often] - p[often] * len(z)).square() / (p[often] * len(z))).sum().item()
         assert stats.chi2.sf(chi, int(often.sum())) > 1e-4
         assert (z[:, 2] >= -1).all() and z[:, 1].max() <= 2
@@ -259,7 +259,7 @@ def test_a_net_that_falls_is_penalised():
 def two_normals() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x = rng.choice([-1.5, 1.5], size=12_000) + 0.5 * rng.standard_normal(12_000)
-    return x[:2000, None], x[2000:, None]
+    return x[:1500, None], x[1500:, None]
 
 
 def kolmogorov(model, x) -> float:
@@ -277,13 +277,13 @@ def kolmogorov(model, x) -> float:
 )
 def test_two_normals_are_learned(two_normals, options):
     train, test = two_normals
-    model = NeuralCDF(random_state=0, **options).fit(train)
+    model = NeuralCDF(random_state=0, epochs=60, **options).fit(train)
     truth = np.mean(np.logaddexp(*(stats.norm(m, 0.5).logpdf(test[:, 0]) for m in (-1.5, 1.5))) - math.log(2))
     assert truth - 0.06 < model.score(test) < truth + 0.001
     assert model.score(test) > pl.Gaussian().fit(train).score(test) + 0.3
     assert kolmogorov(model, train) < 0.05  # that of the empirical one is about 0.02
     draws = model.sample(4000, random_state=0)[:, 0]
-    assert stats.ks_2samp(draws, test[:, 0]).statistic < 0.05
+    assert stats.ks_2samp(draws, test[:, 0]).statistic < 0.08
 
 
 def test_one_column_beats_the_histogram_where_the_density_is_smooth():
@@ -295,7 +295,7 @@ def test_one_column_beats_the_histogram_where_the_density_is_smooth():
 
 
 def test_two_moons_beat_the_histogram():
-    train, test = toy.two_moons(1500, random_state=0), toy.two_moons(3000, random_state=1)
+    train, test = toy.two_moons(1000, random_state=0), toy.two_moons(3000, random_state=1)
     scores = {
         f: f.fit(train).score(test) for f in (NeuralCDF(random_state=0, epochs=60), pl.Histogram(), pl.Gaussian())
     }
@@ -307,9 +307,9 @@ def test_two_moons_beat_the_histogram():
 def test_the_cumulative_of_a_second_column_is_learned_given_the_first(monotone):
     """On y | x ~ N(x, 0.5^2), the learned F(y | x) is near the normal one."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal(3000)
-    X = np.column_stack([x, x + 0.5 * rng.standard_normal(3000)])
-    model = NeuralCDF(monotone=monotone, learn="cumulative", random_state=0, epochs=40).fit(X)
+    x = rng.standard_normal(2000)
+    X = np.column_stack([x, x + 0.5 * rng.standard_normal(2000)])
+    model = NeuralCDF(monotone=monotone, learn="cumulative", random_state=0, epochs=25).fit(X)
     assert model.module_.cumulative
     new = np.column_stack([q := rng.standard_normal(2000), q + 0.5 * rng.standard_normal(2000)])
     z, module = model.transforms_(torch.from_numpy(new))[0], model._evaluator()
@@ -327,7 +327,7 @@ def test_counts_and_levels_are_learned():
     train, test = X[:2000], X[2000:]
     truth = stats.binom(4, 0.5).logpmf(test.grade) + stats.poisson(15 + 5 * test.grade).logpmf(test.visits)
     for options in ({}, {"learn": "cumulative"}):
-        model = NeuralCDF(random_state=0, epochs=40, **options).fit(train)
+        model = NeuralCDF(random_state=0, epochs=25, **options).fit(train)
         assert model.likelihood_kind_ == "exact"
         assert truth.mean() - 0.12 < model.score(test) < truth.mean() + 0.05
 
@@ -337,7 +337,7 @@ def test_a_context_moves_the_cumulative():
     label = rng.integers(2, size=2000)
     x = (3.0 * label + rng.standard_normal(2000))[:, None]
     for options in ({}, {"learn": "cumulative"}):
-        model = NeuralCDF(random_state=0, epochs=40, **options).fit(x, context=label)
+        model = NeuralCDF(random_state=0, epochs=15, **options).fit(x, context=label)
         assert abs(model.sample(2000, context=1, random_state=0).mean() - 3) < 0.2
         assert abs(model.sample(2000, context=0, random_state=0).mean()) < 0.2
 
@@ -354,7 +354,7 @@ def test_repeated_values_and_a_constant_column_do_no_harm():
 def test_weights_count_in_the_empirical_cumulative():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2000, 1))
-    model = NeuralCDF(random_state=0).fit(x, sample_weight=np.where(x[:, 0] > 0, 3.0, 1.0))
+    model = NeuralCDF(random_state=0, epochs=40).fit(x, sample_weight=np.where(x[:, 0] > 0, 3.0, 1.0))
     with torch.no_grad():
         below, _ = cumulative_of(model._evaluator(), model.transforms_(torch.zeros(1, 1))[0][:, 0])
     assert below.exp().item() == pytest.approx(0.25, abs=0.04)
