@@ -140,6 +140,19 @@ def test_baum_welch_never_falls(kind, rng):
     assert model.history_["loss"].iloc[-1] < model.history_["loss"].iloc[0]
 
 
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_baum_welch_with_holes_never_falls_and_finds_what_it_finds_without(covariance, rng):
+    X, _ = two_states(150, 12, channels=2)
+    settings = {"n_states": 2, "prior": 1e-3, "random_state": 0, "covariance": covariance}
+    whole = HMM(**settings).fit(X)
+    holed = np.where(rng.random(X.shape) < 0.2, np.nan, X)
+    holed[:10, 5] = np.nan
+    model = HMM(**settings, tol=0, max_iter=20).fit(holed)
+    assert (np.diff(model.history_["loss"]) <= 1e-6).all()
+    assert model.score(X) == pytest.approx(whole.score(X), abs=0.15)
+    assert model.score(X) <= whole.score(X) + 0.01
+
+
 def test_hmm_finds_the_states_behind_a_series():
     X, s = two_states()
     model = HMM(n_states=2, random_state=0).fit(X)

@@ -295,7 +295,7 @@ class ContextTable(Generative):
         >>> bool(model.score(["banana"]) > model.score(["bbbnnn"]))
         True
         >>> model.sample(2, random_state=0)
-        ['banana', 'banana']
+        ['banas', 'bananas']
     """
 
     order: int | str = option(

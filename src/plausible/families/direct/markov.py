@@ -165,8 +165,8 @@ class Markov(Generative):
         >>> model = pl.Markov().fit(bits)
         >>> round(model.score(bits), 2)  # three copies of one fair coin: -log 2
         -0.69
-        >>> model.log_prob([[1, np.nan, 1]]).round(2)  # the missing cell is summed over
-        array([-0.69])
+        >>> model.log_prob([[1, np.nan, 1]]).round(1)  # the missing cell is summed over
+        array([-0.7])
     """
 
     stationary: bool | str = option(
