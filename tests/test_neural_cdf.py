@@ -235,6 +235,8 @@ def test_thresholds_come_from_the_others():
     on_data = t[0] == t[0].round()
     assert 0.7 < on_data.double().mean() < 0.9  # the rest was moved off
     assert not (t[0] == z[:, :1]).any()
+    few = module._thresholds(z[:3], generator(1))[0]
+    assert not (few == z[:3, :1]).any() and len(few[few == few.round()].unique()) == 3
     assert ((t[1] + 1) / 0.5 - 0.5 == ((t[1] + 1) / 0.5 - 0.5).round()).all()  # a count's lie between its points
 
 

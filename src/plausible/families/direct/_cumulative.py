@@ -262,7 +262,7 @@ class Free(Cumulative):
         value = (top - top[..., :1] + ramp) / total
         secant = value.diff(dim=-1) / nodes.diff(dim=-1)
         most = 3 * torch.minimum(F.pad(secant, (1, 0), value=math.inf), F.pad(secant, (0, 1), value=math.inf))
-        slope = torch.where(h < top, 0.0, (slope * h * (1 - h)).clamp_min(0) / total)
+        slope = (slope * h * (1 - h)).clamp_min(0) / total  # beside a level stretch `most` is next to nothing
         return value, torch.minimum(slope, most), secant
 
     def _cubic(self, t, part, prepared) -> tuple[torch.Tensor, torch.Tensor]:
