@@ -74,16 +74,22 @@ class Bucket:
         return self.scope[0]
 
     def log_weights(self, levels: torch.Tensor) -> torch.Tensor:
-        """Return (K, n): the log of what is proportional to p(variable | later variables at their levels (n, V))."""
+        """Return (K, n), or (K, 1) if rows are alike: the log of what is proportional to p(variable | later variables).
+
+        The later variables are at their levels (n, V).
+        """
         total = 0.0
         for table in self.tables:
             *cards, b = table.log.shape[1:]
-            place = torch.zeros(len(levels), dtype=torch.long, device=levels.device)
+            place = None
             for v, k in zip(table.variables[1:], cards, strict=True):
-                place = place * k + levels[:, v].long()
+                level = levels[:, v].long()
+                place = level if place is None else place * k + level
             if b > 1:
-                place = place * b + torch.arange(b, device=levels.device)
-            total = total + table.log.reshape(len(table.log), -1)[:, place]
+                row = torch.arange(b, device=levels.device)
+                place = row if place is None else place * b + row
+            flat = table.log.reshape(len(table.log), -1)
+            total = total + (flat if place is None else flat[:, place])
         return total
 
 
