@@ -46,7 +46,8 @@ class Statistics:
         self.place = np.zeros(self.D, dtype=int)  # of a column among its group
         self.place[self.tables], self.place[self.normals] = range(len(self.tables)), range(len(self.normals))
         self.z = z
-        self.codes = {d: np.nan_to_num(z[:, d]).astype(np.int64) for d in self.tables}
+        flat = np.ascontiguousarray(np.nan_to_num(z[:, self.tables]).T.astype(np.int32))
+        self.codes = dict(zip(self.tables.tolist(), flat, strict=True))  # of each table, (n,)
         self.starts = np.r_[0, np.cumsum(self.levels[self.tables])]
         exact = self.weight is None and self.n < 1 << 24  # counts that single precision holds
         self.precision = np.float32 if exact else np.float64
@@ -87,15 +88,13 @@ class Statistics:
         h = np.zeros((self.n, width + (len(levels) if gaps else 1)), dtype=self.precision)
         known_at = width + np.arange(len(levels)) if gaps else np.full(len(levels), width)
         h[:, width:] = ~np.isnan(self.z[:, self.tables]) if gaps else 1
-        at = 0
+        self._mark(h)
         to, of, sign = [], [], []  # all levels as sums of the indicators
-        for t, (d, k) in enumerate(zip(self.tables, levels, strict=True)):
-            h[:, at : at + k - 1] = self.z[:, d, None] == np.arange(k - 1)
-            first, own = self.starts[t], np.arange(at, at + k - 1)
+        for t, k in enumerate(levels):
+            first, own = self.starts[t], np.arange(k - 1) + self.starts[t] - t
             to += [*range(first, first + k - 1), *[first + k - 1] * k]
             of += [*own, *own, known_at[t]]
             sign += [*[1] * (k - 1), *[-1] * (k - 1), 1]
-            at += k - 1
         spread = sparse.csr_matrix((np.array(sign, dtype=np.float64), (to, of)), (self.starts[-1], h.shape[1]))
         product = h.T @ (h if self.weight is None else h * self.weight[:, None])
         pairs = spread @ (spread @ product.astype(np.float64)).T  # (L, L) counts
@@ -110,6 +109,17 @@ class Statistics:
         both = np.maximum(rows[:, own] * rows.T[own], 1e-300)
         ratio = np.maximum(pairs * total[np.ix_(own, own)], 1e-300) / both
         return _block_sums(np.where(pairs > 1e-9, pairs * np.log(ratio), 0.0), self.starts) / np.maximum(total, 1e-300)
+
+    def _mark(self, h: np.ndarray) -> None:
+        """Put the indicators of all levels but the last of each table into the first columns of h."""
+        first = self.starts[:-1] - np.arange(len(self.tables))
+        whole = len(self.tables) == self.D
+        for level in range(int(self.levels.max()) - 1):
+            some = np.flatnonzero(self.levels[self.tables] > level + 1)
+            if whole and len(some) == self.D and (np.diff(first) == 1).all():
+                np.equal(self.z, level, out=h[:, : self.D], casting="unsafe")
+            else:
+                h[:, first[some] + level] = self.z[:, self.tables[some]] == level
 
     def _of_table(self, t: int, x: np.ndarray, kw: np.ndarray) -> np.ndarray:
         """Information between table t and each normal (G,)."""
@@ -151,7 +161,8 @@ class Statistics:
         """Which of the joint levels of some tables each row has (n,)."""
         out = np.zeros(self.n, dtype=np.int64)
         for t in tables:
-            out = out * self.levels[t] + self.codes[t]
+            out *= self.levels[t]
+            out += self.codes[t]
         return out
 
     def _count(self, which: np.ndarray, most: int) -> np.ndarray:
@@ -236,12 +247,11 @@ class Statistics:
         """
         if self._indicators is None:
             self._indicators = np.zeros((self.n, self.starts[-1] - len(self.tables)), dtype=self.precision)
-            for t, d in enumerate(self.tables):
-                rows = np.flatnonzero(self.codes[d] < self.levels[d] - 1)
-                self._indicators[rows, self.starts[t] - t + self.codes[d][rows]] = 1
+            self._mark(self._indicators)
         place, levels = self.place[columns], self.levels[columns]
         first = self.starts[place] - place
-        at = np.concatenate([np.arange(f, f + k - 1) for f, k in zip(first, levels, strict=True)])
+        ends = np.cumsum(levels - 1)
+        at = np.repeat(first - ends + levels - 1, levels - 1) + np.arange(ends[-1])
         most = 2 * len(at) > self._indicators.shape[1]  # cheaper than a copy of a part
         product = (pick @ (self._indicators if most else np.take(self._indicators, at, axis=1))).astype(np.float64)
         product = product[:, at] if most else product
@@ -253,10 +263,9 @@ class Statistics:
         inner = np.ones(counts.shape[1], dtype=bool)
         inner[last] = False
         counts[:, inner] = product
-        ends = np.r_[0, np.cumsum(levels - 1)]
         some = levels > 1
         sums = np.zeros((len(product), len(columns)))
-        sums[:, some] = np.add.reduceat(product, ends[:-1][some], axis=1) if some.any() else 0.0
+        sums[:, some] = np.add.reduceat(product, (ends - levels + 1)[some], axis=1) if some.any() else 0.0
         counts[:, last] = total - sums
         return counts
 

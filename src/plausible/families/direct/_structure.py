@@ -170,20 +170,24 @@ def hill_climb(
 
 
 class _Climb:
-    """Legend: raw[c, p], the gain of p as a further parent of c; open, the same where it is known to be no move."""
+    """Legend: raw[c, p], the gain of p as a further parent of c, legal or not; top and where, the best that is legal.
+
+    What lies below a column in the graph is kept as the bits of an integer.
+    """
 
     def __init__(self, scores, start, allowed, max_parents):
         self.scores, self.allowed, self.most = scores, allowed, max_parents
-        D = scores.D
+        D = self.D = scores.D
         self.parents = [set(p) for p in start]
         self.children: list[set[int]] = [set() for _ in range(D)]
         for d, of in enumerate(self.parents):
             for p in of:
                 self.children[p].add(d)
-        self._trace()
+        self.edges = np.array([(c, p) for c, of in enumerate(self.parents) for p in of], dtype=int).reshape(-1, 2)
+        self.below = self._trace()
         self.raw, self.drop = np.full((D, D), -np.inf), np.full((D, D), -np.inf)
-        self.closed = np.zeros((D, D), dtype=bool)  # edges that would close a cycle, as far as was looked
         self.top, self.where = np.full(D, -np.inf), np.zeros(D, dtype=int)
+        self.full = np.array([len(p) >= max_parents for p in self.parents])
         self.barred: list[tuple[int, int]] = []
         self.memory = max(min(LONGEST_MEMORY, D * (D - 1) // 4), 1)
         for c in range(D):
@@ -191,23 +195,24 @@ class _Climb:
 
     def __call__(self, patience: int) -> tuple[list[list[int]], float]:
         total = best = sum(self.scores.local(c, p) for c, p in enumerate(self.parents))
-        kept, steps = [set(p) for p in self.parents], 0
+        kept, steps = None, 0  # the best graph, once it has been left
         while True:
             gain, move = self._best_move()
             if move is None or (gain <= 1e-9 and steps == patience):
                 break
             if gain <= 1e-9 or steps:
+                kept = [set(p) for p in self.parents] if kept is None else kept
                 steps += 1
                 self._bar(move[0][:2])
             self._make(move)
             total += gain
             if total > best + 1e-7:
-                best, kept, steps = total, [set(p) for p in self.parents], 0
+                best, kept, steps = total, None, 0
                 while self.barred:
                     self._free()
             elif steps > patience:
                 break
-        return [sorted(p) for p in kept], float(best)
+        return [sorted(p) for p in kept or self.parents], float(best)
 
     def _bar(self, pair: tuple[int, int]) -> None:
         """Leave a pair as it is for some moves; a small graph has few pairs to spare."""
@@ -224,65 +229,62 @@ class _Climb:
     def _best_move(self):
         """Return (gain, [(child, parent, added?), ...]) of the best legal move."""
         gain, move = -np.inf, None
-        edges = [
-            (c, p)
-            for c, of in enumerate(self.parents)
-            for p in of
-            if (c, p) not in self.barred and (p, c) not in self.barred
-        ]
-        if edges:
-            c, p = np.array(edges).T
-            i = int(np.argmax(self.drop[c, p]))
-            gain, move = float(self.drop[c[i], p[i]]), [(*edges[i], False)]
-            turned = self.drop[c, p] + self.raw[p, c]
-            turned[[len(self.parents[b]) >= self.most for b in p]] = -np.inf
-            for i in np.argsort(-turned):
+        c, p = self.edges.T
+        for a, b in self.barred:
+            free = ~((c == a) & (p == b) | (c == b) & (p == a))
+            c, p = c[free], p[free]
+        if len(c):
+            gains = self.drop[c, p]
+            i = int(np.argmax(gains))
+            gain, move = float(gains[i]), [(int(c[i]), int(p[i]), False)]
+            turned = np.where(self.full[p], -np.inf, gains + self.raw[p, c])
+            while True:
+                i = int(np.argmax(turned))
                 if not turned[i] > gain:
                     break
-                if not self._reaches_otherwise(int(p[i]), int(c[i])):
-                    gain, move = float(turned[i]), [(*edges[i], False), (edges[i][1], edges[i][0], True)]
+                child, parent = int(c[i]), int(p[i])
+                if not self._reaches_otherwise(parent, child):
+                    gain, move = float(turned[i]), [(child, parent, False), (parent, child, True)]
                     break
+                turned[i] = -np.inf
         while True:
-            c = int(np.argmax(self.top))
-            if not self.top[c] > gain:
+            child = int(np.argmax(self.top))
+            if not self.top[child] > gain:
                 return gain, move
-            p = int(self.where[c])
-            if not self._reaches(c, p):
-                return float(self.top[c]), [(c, p, True)]
-            self.closed[c, p] = True
-            self._rank_row(c)
-
-    def _reaches(self, a: int, b: int) -> bool:
-        """Whether a path leads from a to b."""
-        return bool(self.below[a] >> b & 1)
+            parent = int(self.where[child])
+            if not self.below[child] >> parent & 1:
+                return float(self.top[child]), [(child, parent, True)]
+            self._rank_row(child)  # edges that came since have made it a cycle
 
     def _reaches_otherwise(self, a: int, b: int) -> bool:
         """Whether a path leads from a to its child b besides the edge."""
         return any(self.below[x] >> b & 1 for x in self.children[a] if x != b)
 
-    def _trace(self) -> None:
-        """Note the descendants of every column, as bits of an integer."""
-        self.below = [0] * len(self.parents)
+    def _trace(self) -> list[int]:
+        below = [0] * self.D
         for d in reversed(order_of(self.parents)):
             for x in self.children[d]:
-                self.below[d] |= self.below[x] | 1 << x
+                below[d] |= below[x] | 1 << x
+        return below
 
     def _make(self, move) -> None:
         for c, p, added in move:
             (self.parents[c].add if added else self.parents[c].discard)(p)
             (self.children[p].add if added else self.children[p].discard)(c)
+            self.full[c] = len(self.parents[c]) >= self.most
+            if added:
+                self.edges = np.concatenate([self.edges, [[c, p]]])
+            else:
+                self.edges = self.edges[~((self.edges[:, 0] == c) & (self.edges[:, 1] == p))]
         if len(move) == 1 and move[0][2]:
             c, p, _ = move[0]
             new = self.below[c] | 1 << c
-            for a, bits in enumerate(self.below):
-                if a == p or bits >> p & 1:
-                    self.below[a] = bits | new
+            self.below = [b | new if a == p or b >> p & 1 else b for a, b in enumerate(self.below)]
         else:  # what closed a cycle may do so no more
-            self._trace()
-            rows = np.flatnonzero(self.closed.any(1))
-            self.closed[:] = False
-            for c in rows:
-                self._rank_row(c)
+            before, self.below = self.below, self._trace()
+            for c, (a, b) in enumerate(zip(before, self.below, strict=True)):
+                if a & ~b:
+                    self._rank_row(c)
         for c in {c for c, _, _ in move}:
             self._refresh(c)
 
@@ -293,14 +295,15 @@ class _Climb:
         self.drop[c] = -np.inf
         for p in of:
             self.drop[c, p] = self.scores.local(c, [x for x in of if x != p]) - own
-        self.closed[c] = False
         self._rank_row(c)
 
     def _rank_row(self, c: int) -> None:
-        if len(self.parents[c]) >= self.most:
+        """Find the best further parent of c that closes no cycle."""
+        if self.full[c]:
             self.top[c] = -np.inf
             return
-        row = np.where(self.closed[c], -np.inf, self.raw[c])
+        bits = np.frombuffer(self.below[c].to_bytes(-(-self.D // 8), "little"), dtype=np.uint8)
+        row = np.where(np.unpackbits(bits, count=self.D, bitorder="little"), -np.inf, self.raw[c])
         for a, b in self.barred:
             if c in (a, b):
                 row[b if c == a else a] = -np.inf

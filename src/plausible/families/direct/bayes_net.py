@@ -43,7 +43,9 @@ from plausible.transforms.bins import RULES
 STRUCTURES = ("hill_climbing", "tree", "independent", "full")
 FEW_COLUMNS = 50  # that a search has time to start for again
 RESTARTS = 10
-SEARCHED_ROWS = 100_000  # of a search, at most
+SEARCHED_ROWS = 100_000  # that decide on a graph, at most
+SEARCHED_CELLS = 10_000_000  # of those that hill climbing counts again and again
+FEWEST_ROWS = 5000
 TOLERANCE = 1e-5  # nats a row by which an iteration of EM must improve the fit for another to follow
 TREE_ITERATIONS = 10  # of EM, before a tree completes the rows of a search
 
@@ -180,13 +182,12 @@ class BayesNet(Neural):
         if module.given is not None:
             return module.given
         rank = module.rank
-        if len(z) > SEARCHED_ROWS:
-            rows = torch.randperm(len(z), generator=rng, device=rng.device)[:SEARCHED_ROWS].to(z.device)
-            z, weight = z[rows], None if weight is None else weight[rows]
+        z, weight = _some(z, weight, SEARCHED_ROWS, rng)
         known = self._statistics(module, z, weight).information()
         tree = _structure.chow_liu(known, rank)
         if self.structure == "tree":
             return tree
+        z, weight = _some(z, weight, max(SEARCHED_CELLS // module.dims, FEWEST_ROWS), rng)
         if bool(z.isnan().any()):
             module.connect(tree)
             module.start(z, weight)
@@ -214,6 +215,14 @@ class BayesNet(Neural):
             start = [[p for p in of if draw.random() < 0.5] for of in best[0]]
             best = max(best, _structure.hill_climb(scores, start, **settings), key=lambda found: found[1])
         return best[0]
+
+
+def _some(z: torch.Tensor, weight: torch.Tensor | None, most: int, rng: torch.Generator):
+    """Some of the rows, drawn at random, with their weights; all of them if they are not too many."""
+    if len(z) <= most:
+        return z, weight
+    rows = torch.randperm(len(z), generator=rng, device=rng.device)[:most].to(z.device)
+    return z[rows], None if weight is None else weight[rows]
 
 
 def _mean(x: torch.Tensor, w: torch.Tensor | None) -> torch.Tensor:
