@@ -189,6 +189,14 @@ def test_hmm_strings_add_up_to_one_and_states_end_with_them():
     assert np.isnan(states.posterior(model, ["ab"])[0, 3]).all()
 
 
+def test_what_follows_the_end_of_a_string_is_no_transition():
+    words = ["abba", "ab", "", "b"]
+    model = HMM(n_states=2, n_init=1, max_iter=1, random_state=0).fit(words)
+    module = model.module_
+    module.summarise(model.space_.encode(words).double(), None)
+    assert float(module._sums[0].sum()) == pytest.approx(3 + 2 + 0 + 1)  # into each symbol but the first, END included
+
+
 def test_weights_and_copies_take_the_same_iterations():
     X, _ = two_states(30, 6)
     weight = np.arange(30) % 3

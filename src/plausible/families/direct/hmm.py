@@ -323,8 +323,8 @@ class HMM(Generative):
         "auto", "of the channels of a series; 'auto' is full up to 64 of them", choices=("auto", "full", "diagonal")
     )
     n_init: int = option(3, "restarts, of which the best is carried on", low=1)
-    max_iter: int = option(100, "iterations of Baum-Welch, at most", low=1)
-    tol: float = option(1e-4, "nats a step by which an iteration must improve the fit for another to follow", low=0)
+    max_iter: int = option(300, "iterations of Baum-Welch, at most", low=1)
+    tol: float = option(1e-5, "nats a step by which an iteration must improve the fit for another to follow", low=0)
     prior: float = option(1.0, "pseudo-steps of the whole data that each state owns", low=0)
     budget: float | None = option(None, "seconds after which no further iteration or restart is begun", above=0)
 
