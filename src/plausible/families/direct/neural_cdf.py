@@ -15,8 +15,11 @@ a net of sigmoids in t (`_cumulative`). It is learned in one of two ways.
                   the cross-entropy weighs errors by 1 / F(1 - F), without which the tails would not be seen.)
     likelihood    - sum_d log f_d(x_d | x_<d)
 
-'auto' regresses a single column, for which that is at least as good, and maximises the likelihood of several, where one
+'auto' regresses a single column, for which that is about as good, and maximises the likelihood of several, where one
 indicator a condition says less than the density does (on two moons: by 0.1 to 0.2 nats).
+
+Held out, from 3,000 rows: two normals (-1.5 and 1.5, deviation 0.5) -1.416 nats, a histogram -1.421, a Gaussian -1.877;
+two moons (noise 0.1) -1.075, a histogram -1.13, a Gaussian -1.91, the truth -1.01.
 
 With monotone='construction' the net cannot fall and goes from 0 to 1. With 'penalty', the idea of 1998, its weights are
 free and the loss has `penalty` E_t max(0, -dF/dt) added; what is evaluated is its running maximum on a grid, so that
