@@ -236,6 +236,29 @@ def test_adaptive_kernels_are_left_out_of_each_others_spread(rng):
     assert model.history_["loss"].iloc[0] == pytest.approx(-total / 60, abs=1e-9)
 
 
+def test_the_likelihood_chooses_how_far_levels_stray(rng):
+    """Against the leave-one-out likelihood written out, over distinct rows with their counts as weights."""
+    X = np.array([[0, 0, 0], [1, 1, 1], [0, 0, 1], [1, 1, 2], [0, 1, 2]])[
+        rng.choice(5, 300, p=[0.4, 0.3, 0.1, 0.1, 0.1])
+    ]
+    space = {"x0": "binary", "x1": "binary", "x2": "categorical"}
+    model = KernelDensity(random_state=0, space=space, max_iter=200).fit(X)
+    rows, counts = np.unique(X, axis=0, return_counts=True)
+    same = rows[:, None] == rows
+
+    def score(stray) -> float:
+        k = np.array([2, 2, 3])
+        log_k = np.where(same, np.log1p(-stray), np.log(stray / (k - 1))).sum(2) + np.log(counts)
+        np.fill_diagonal(log_k, -np.inf)
+        return float((counts * (logsumexp(log_k, axis=1) - np.log(300 - counts))).sum() / 300)
+
+    found = model.module_.stray.numpy()
+    grid = [np.linspace(0.02, m, 12) for m in (0.499, 0.499, 0.666)]
+    best = max(score(np.array(a)) for a in itertools.product(*grid))
+    assert score(found) > best - 5e-3
+    assert -model.history_["loss"].iloc[-1] == pytest.approx(score(found), abs=5e-3)
+
+
 def test_a_full_matrix_beats_a_diagonal_one_where_columns_go_together(rng):
     X = rng.normal(size=(400, 3)) @ np.array([[1, 0.9, 0.8], [0, 0.3, 0.2], [0, 0, 0.3]])
     new = rng.normal(size=(2000, 3)) @ np.array([[1, 0.9, 0.8], [0, 0.3, 0.2], [0, 0, 0.3]])

@@ -95,7 +95,7 @@ class KernelMixture(Module):
         a, b = [x], [y]
         for d in t.nonzero()[:, 0].tolist():
             k, column = self.n_levels[d], self.levels[d]
-            gain = (1 - self.stray[d]).log() - (self.stray[d] / (k - 1)).log()
+            gain = self._gain(d)
             i, j = z[:, column], centres[:, column]
             if k == 2:  # [i = j] = (1 + s_i s_j) / 2 with signs s
                 a.append((gain / 2 * (2 * i - 1))[:, None])
@@ -105,6 +105,10 @@ class KernelMixture(Module):
                 a.append(gain * torch.nn.functional.one_hot(i.long(), k).to(z))
                 b.append(torch.nn.functional.one_hot(j.long(), k).to(z))
         return torch.cat(a, 1), torch.cat(b, 1), c, x.shape[1]
+
+    def _gain(self, d: int) -> torch.Tensor:
+        """How much a level in common adds to log K."""
+        return (1 - self.stray[d]).log() - (self.stray[d] / (self.n_levels[d] - 1)).log()
 
     def _log_z(self, y: torch.Tensor, d: int) -> torch.Tensor:
         return _lattice.log_z(y, float(self.width[d]), float(self.low[d]), float(self.high[d]))

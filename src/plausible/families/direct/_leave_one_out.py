@@ -3,8 +3,8 @@ r"""Bandwidths by leave-one-out likelihood: one pass of EM.
     log p_-i(x_i) = log sum_{j != i} w_j K_j(x_i | x_j) - log sum_{j != i} w_j,     r_ij the share of term j
 
 With Gaussian kernels the next bandwidths are averages over i and j, with weights w_i r_ij, of squared differences and
-of how often levels differ. Adaptive kernels are those that the data without row i would have: where i is among the k
-nearest of j, kernel j reaches to its (k + 1)-th.
+of how often levels differ, which follows from the products of their features. Adaptive kernels are those that the data
+without row i would have: where i is among the k nearest of j, kernel j reaches to its (k + 1)-th.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ class Rows(NamedTuple):
     features: torch.Tensor  # of all other factors: log K = features of the row . features of the kernel + constant
     reals: torch.Tensor  # (n, R)
     lattices: torch.Tensor  # (n, G) in steps
-    levels: torch.Tensor  # (n, T) integers
     weight: torch.Tensor  # (n,)
 
 
@@ -39,7 +38,7 @@ class Averages(NamedTuple):
     loss: torch.Tensor  # of -log p_-i(x_i)
     scatter: torch.Tensor  # (R, R), of differences of real columns divided by the spread
     squares: torch.Tensor  # (G,), of differences of lattices
-    differ: torch.Tensor  # (T,), of levels
+    products: torch.Tensor  # (F,), of features of the row and of the kernel
 
 
 def average(
@@ -72,11 +71,11 @@ def average(
         share = log_k.sub_(log_p).exp_().mul_(a.weight[:, None])  # w_i r_ij
         loss = -(a.weight * (log_p[:, 0] - (y.weight.sum() - a.weight).log())).sum()
         squares = _scatter(share, a.lattices, y.lattices).diagonal()
-        differ = _differ(share, a.levels, y.levels)
+        products = (a.features * (share @ y.features)).sum(0)
         share.mul_(inverse)
         if pairs is not None:
             share[p, j] *= ratio.square()
-        new = [loss, _scatter(share, a.reals, y.reals), squares, differ]
+        new = [loss, _scatter(share, a.reals, y.reals), squares, products]
         sums = [s + t for s, t in zip(sums, new, strict=True)] if sums else new
     return Averages(*(s / x.weight.sum() for s in sums))
 
@@ -85,14 +84,3 @@ def _scatter(share: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
     """sum_ij share_ij (x_i - y_j)(x_i - y_j)': (q, n), (q, D), (n, D) -> (D, D)."""
     cross = x.T @ (share @ y)
     return (x * share.sum(1)[:, None]).T @ x - cross - cross.T + (y * share.sum(0)[:, None]).T @ y
-
-
-def _differ(share: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """sum_ij share_ij [x_id != y_jd]: (q, n), (q, T), (n, T) -> (T,)."""
-    total, out = share.sum(), []
-    for a, b in zip(x.T, y.T, strict=True):
-        by_level = share.new_zeros(int(a.max()) + 1, share.shape[1]).index_add_(0, a, share)
-        b_here = b.clamp_max(len(by_level) - 1)
-        agree = by_level.gather(0, b_here[None])[0]
-        out.append(total - (agree * (b < len(by_level))).sum())
-    return torch.stack(out) if out else share.new_zeros(0)

@@ -149,26 +149,36 @@ class _KernelDensity(KernelMixture):
     def summarise(self, z: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         """An E-step on rows and kernels chosen from what is kept; return the mean loss, leave-one-out."""
         parts = []
-        a, b, c, _ = self._discrete_features(self.centres[self.rows], self.centres[self.kept])
+        a, b, c, g = self._discrete_features(self.centres[self.rows], self.centres[self.kept])
         for index, features in ((self.rows, a), (self.kept, b)):
             z, w = self.centres[index], self.log_weights[index].exp()
             white = self._white(z) * self._like
-            parts.append(Rows(white, features, z[:, self.reals], self._lattice(z), z[:, self.levels].long(), w))
+            parts.append(Rows(white, features, z[:, self.reals], self._lattice(z), w))
         x, y = parts
         spread = self.spread if len(self.spread) == 1 else self.spread[self.kept]
         spread = spread.expand(len(self.kept)).contiguous()
         self._averages = average(x, y, self.own, c + self.log_weights[self.kept], spread, self._pairs())
+        self._differ = self._differing(self._averages.products[g:])
         r = len(self.reals)
         log_det = self.factor.diagonal().log().sum() - r * math.log(self._like)
         x_part = self._row_constant(self.centres[self.rows])
         constant = (x.weight * x_part).sum() / x.weight.sum() - log_det - r * _kernels.LOG_SQRT_2PI
         return self._averages.loss - constant
 
+    def _differing(self, products: torch.Tensor) -> torch.Tensor:
+        """How often levels differ (T,), from the mean products of their features, which are `_gain` times [i = j].
+
+        The gain is never zero, as a stays below what makes all levels alike.
+        """
+        parts = products.split([1 if k == 2 else k for k in self.n_levels])
+        agree = [p.sum() / self._gain(d) + (0.5 if len(p) == 1 else 0.0) for d, p in enumerate(parts)]
+        return 1 - torch.stack(agree) if agree else products
+
     def update(self) -> None:
         """The M-step: of all bandwidths, or, of the real columns, of their common size."""
-        _, scatter, squares, differ = self._averages
+        _, scatter, squares, _ = self._averages
         self.width.copy_(_lattice.width(squares + self.alone))
-        self.stray.copy_(torch.maximum(differ, self.least).minimum(self.most))
+        self.stray.copy_(torch.maximum(self._differ, self.least).minimum(0.999 * self.most))
         if self.bandwidth != "likelihood" or not self.varies.any():
             return
         live, root = self.varies, self.factor / self._like
