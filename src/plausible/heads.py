@@ -7,7 +7,7 @@ network times a head: the same heads end an autoregressive net and are the obser
     binary                                Bernoulli by logit                       1
     categorical, ordinal to 32 levels     categorical by logits                    K
     ordinal beyond, count                 mixture of M discretised logistics       3 M
-    real                                  mixture of M normals                     3 M
+    real                                  mixture of M normals or Laplaces         3 M
 
 Every head draws by inversion from two uniforms per dimension that the caller gives, so that a fast and a slow sampler
 that share their uniforms draw the same values. (``torch.distributions`` would read the global generator.)
@@ -141,14 +141,33 @@ class MixtureOfNormals(_Mixture):
         logit, mean, log_scale = params.chunk(3, -1)
         log_scale = log_scale.clamp_min(math.log(SMALLEST_SCALE))
         standard = (x[..., None] - mean) * (-log_scale).exp()
-        log_normal = -0.5 * standard.square() - log_scale - 0.5 * math.log(2 * math.pi)
-        return torch.logsumexp(logit.log_softmax(-1) + log_normal, -1)
+        return torch.logsumexp(logit.log_softmax(-1) + self._log_density(standard) - log_scale, -1)
 
     def sample(self, params, u):
         logit, mean, log_scale = params.chunk(3, -1)
         m = self._pick(logit, u[..., 0])
         scale = log_scale.gather(-1, m)[..., 0].clamp_min(math.log(SMALLEST_SCALE)).exp()
-        return mean.gather(-1, m)[..., 0] + scale * torch.special.ndtri(_inside(u[..., 1]))
+        return mean.gather(-1, m)[..., 0] + scale * self._quantile(_inside(u[..., 1]))
+
+    @staticmethod
+    def _log_density(standard: torch.Tensor) -> torch.Tensor:
+        return -0.5 * standard.square() - 0.5 * math.log(2 * math.pi)
+
+    @staticmethod
+    def _quantile(u: torch.Tensor) -> torch.Tensor:
+        return torch.special.ndtri(u)
+
+
+class MixtureOfLaplaces(MixtureOfNormals):
+    r"""p(x) = sum_m w_m exp(-|x - mu_m| / s_m) / (2 s_m)."""
+
+    @staticmethod
+    def _log_density(standard: torch.Tensor) -> torch.Tensor:
+        return -standard.abs() - math.log(2)
+
+    @staticmethod
+    def _quantile(u: torch.Tensor) -> torch.Tensor:
+        return -(u - 0.5).sign() * torch.log1p(-2 * (u - 0.5).abs())
 
 
 class DiscretisedLogistics(_Mixture):
@@ -210,14 +229,17 @@ class DiscretisedLogistics(_Mixture):
         return torch.maximum(torch.minimum(x, self.high), self.low).to(params)
 
 
-def head_of(column: Column, components: int) -> tuple:
+OF_REALS = {"normal": MixtureOfNormals, "laplace": MixtureOfLaplaces}
+
+
+def head_of(column: Column, components: int, reals: str = "normal") -> tuple:
     """What tells which columns share a head: its class and sizes."""
     if column.kind == "binary":
         return (Bernoulli,)
     if column.levels and (column.kind == "categorical" or column.n_levels <= MAX_SPAN):
         return (Categorical, column.n_levels)
     if column.kind == "real":
-        return (MixtureOfNormals, components)
+        return (OF_REALS[reals], components)
     return (DiscretisedLogistics, components)
 
 
@@ -230,14 +252,15 @@ class Heads(nn.Module):
     Args:
         space: the model's space; columns with the same kind share one head.
         components: mixture components M of real, count and many-levelled columns.
+        reals: what the mixtures of reals are of: 'normal' or 'laplace'.
     """
 
-    def __init__(self, space: Space, components: int = 10):
+    def __init__(self, space: Space, components: int = 10, reals: str = "normal"):
         super().__init__()
         groups: dict[tuple, list[int]] = {}
         for d, column in enumerate(space.columns):
-            groups.setdefault(head_of(column, components), []).append(d)
-        self.dims, self.columns, self.components = space.dims, space.columns, components
+            groups.setdefault(head_of(column, components, reals), []).append(d)
+        self.dims, self.columns, self.components, self.reals = space.dims, space.columns, components, reals
         self._singles: dict[Column, Heads] = {}
         self._places: dict[int, tuple[Heads, slice, slice]] = {}
         self.heads = nn.ModuleList()
@@ -309,7 +332,7 @@ class Heads(nn.Module):
                 p, f = start + int(place) * head.size, first + int(place) * head.n_features
                 column = replace(self.columns[d], name="")
                 if column not in self._singles:
-                    one = Heads(Space((column,), (1,)), self.components).to(members.device)
+                    one = Heads(Space((column,), (1,)), self.components, self.reals).to(members.device)
                     self._singles[column] = one
                 self._places[d] = self._singles[column], slice(p, p + head.size), slice(f, f + head.n_features)
                 return self._places[d]

@@ -14,6 +14,7 @@ FAMILIES = {
     "context_table": "direct.context_table:ContextTable",
     "neural_cdf": "direct.neural_cdf:NeuralCDF",
     "fvsbn": "autoregressive.fvsbn:FVSBN",
+    "nade": "autoregressive.nade:NADE",
     "markov": "direct.markov:Markov",
     "hmm": "direct.hmm:HMM",
     "made": "autoregressive.made:MADE",
