@@ -125,7 +125,7 @@ class _HMM(Module):
         self._whole = share, mean, (second / known.clamp_min(1e-300) - mean.square()).clamp_min(0), centre, covariance
 
     def begin(self, z: torch.Tensor, weight: torch.Tensor | None, seed: int) -> None:
-        """Start from clusters of single steps, with noise that breaks their ties."""
+        """Start from clusters of single steps, of a table from clusters of its rows; noise breaks their ties."""
         generator = torch.Generator().manual_seed(seed)
         share, mean, variance, centre, covariance = self._whole
         self.centre.copy_(centre.expand_as(self.centre))  # what missing reals are taken for, at first
@@ -133,18 +133,22 @@ class _HMM(Module):
         self.transition.fill_(1 / self.states)
         rows = torch.randperm(len(z), generator=generator)[: max(START_ROWS // self.steps, 100)].to(z.device)
         x, w = self._steps(z[rows]), torch.ones(len(rows)) if weight is None else weight[rows]
-        clusters = (
-            self._clusters(x, seed) if self.shared else torch.randint(self.states, (len(x),), generator=generator)
-        )
+        clusters = self._clusters(x, seed)
         r = torch.rand(len(x), 1 if self.shared else self.dims, self.states, generator=generator, dtype=torch.float64)
         r = r / r.sum(2, keepdim=True) + 2 * torch.nn.functional.one_hot(clusters, self.states)[:, None]
         w = w.repeat_interleave(self.steps) if self.shared else w
-        even = torch.ones_like(self.transition), torch.ones_like(self.start_p)
-        self._sums = [*even, *self._statistics(x, (r / 3).to(z.device) * w[:, None, None].to(z))]
+        transition = torch.ones_like(self.transition)
+        if not self.shared:  # a cluster of rows is a state that lasts
+            transition += self.states * torch.eye(self.states, dtype=torch.float64, device=transition.device)
+        self._sums = [
+            transition,
+            torch.ones_like(self.start_p),
+            *self._statistics(x, (r / 3).to(z.device) * w[:, None, None].to(z)),
+        ]
         self.update()
 
     def _clusters(self, x: torch.Tensor, seed: int) -> torch.Tensor:
-        """k-means of single steps (N, F), as labels (N,)."""
+        """k-means of rows (N, F), as labels (N,)."""
         import warnings
 
         from sklearn.cluster import KMeans
