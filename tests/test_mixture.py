@@ -374,7 +374,7 @@ def test_independent_draws_and_modes_are_those_of_its_columns(rng):
 
 @pytest.mark.parametrize("how", ["bic", "held_out"])
 def test_the_number_of_components_is_chosen(how, tmp_path):
-    X = clusters(400, d=2)
+    X = clusters(600, d=2)
     model = Mixture(n_components=how, random_state=0).fit(X)
     scores = model.selection_
     best = min if how == "bic" else max
