@@ -306,17 +306,27 @@ def test_em_on_mixed_rows_climbs_and_finds_the_parameters():
     assert dropped.score(new) < model.score(new) <= whole.score(new) + 0.01
 
 
-def test_likely_values_of_a_mixed_row():
+@pytest.mark.parametrize("y", [-3.0, 0.0, 1.5, 3.0, 4.5, 9.0])
+def test_likely_values_of_a_mixed_row(y):
     model = BayesNet(structure=CLG).fit(mixed())
-    row = pd.DataFrame({"a": [None], "b": [None], "visits": [None], "x": [np.nan], "y": [9.0]})
+    row = pd.DataFrame({"a": [None], "b": [None], "visits": [None], "x": [np.nan], "y": [y]})
     likely = given.impute(model, row, "likely")
     best = model.log_prob(likely)[0]
-    a, b, visits, x = np.meshgrid([0, 1], [0, 1, 2], np.arange(5, 60), np.linspace(-3, 9, 241), indexing="ij")
-    codes = np.stack([a, b, visits, x, np.full(a.shape, 9.0)], -1).reshape(-1, 5)
+    a, b, visits, x = np.meshgrid([0, 1], [0, 1, 2], np.arange(10, 50), np.linspace(-4, 8, 121), indexing="ij")
+    codes = np.stack([a, b, visits, x, np.full(a.shape, y)], -1).reshape(-1, 5)
     others = model.log_prob(model.space_.decode(torch.from_numpy(codes)))
     assert others.max() - 1e-9 <= best <= others.max() + 0.02
-    nearest = codes[others.argmax()]
-    assert (model.space_.encode(likely).numpy()[0, :3] == nearest[:3]).all()
+
+
+def test_likely_values_weigh_the_widths_of_normals_against_each_other():
+    """x is narrower where a is true: whether that is the more likely turns at some y."""
+    model = BayesNet(structure=CLG).fit(mixed())
+    y = np.linspace(-6, 12, 300)
+    row = pd.DataFrame({"a": None, "b": None, "visits": None, "x": np.nan, "y": y})
+    chosen = given.impute(model, row, "likely")
+    sides = [model.log_prob(given.impute(model, row.assign(a=side), "likely")) for side in (True, False)]
+    assert np.allclose(model.log_prob(chosen), np.max(sides, axis=0), atol=1e-9)
+    assert 0 < chosen.a.mean() < 1
 
 
 # --------------------------------------------------------------------------------------------------------- structures
