@@ -136,5 +136,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _multiply_adds(module: nn.Module) -> int:
-    """Multiply-adds per example in the linear layers: one per weight. (A convolution reuses its weights: more.)"""
+    """Multiply-adds per example: one per weight of a linear layer, or what a module says that uses weights again."""
+    if hasattr(module, "multiply_adds"):
+        return module.multiply_adds
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)))

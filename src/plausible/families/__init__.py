@@ -18,6 +18,7 @@ FAMILIES = {
     "markov": "direct.markov:Markov",
     "hmm": "direct.hmm:HMM",
     "made": "autoregressive.made:MADE",
+    "transformer": "autoregressive.transformer:Transformer",
     "coupling_flow": "flow.coupling:CouplingFlow",
     "vae": "latent.vae:VAE",
     "diffusion": "diffusion.denoising:Diffusion",

@@ -65,6 +65,7 @@ class minimise:
         weight_decay: of AdamW.
         bfloat16: run the forward pass under autocast.
         parameters: those to be trained; all of the module's by default.
+        warmup: steps in which the learning rate rises linearly from zero; the schedule goes on meanwhile.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class minimise:
         parameters: Iterable[nn.Parameter] | None = None,
         loss: str = "loss",
         betas: tuple[float, float] = (0.9, 0.999),
+        warmup: int = 0,
     ):
         if schedule not in ("constant", "cosine"):
             raise ValueError(f"schedule must be 'constant' or 'cosine'; got {schedule!r}")
@@ -90,7 +92,7 @@ class minimise:
         self.optimiser = kind(self.parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
         self.ema = ema
         self.average = [p.detach().clone() for p in self.parameters] if ema else []
-        self._steps = 0
+        self.warmup, self._steps = warmup, 0
         self._dropouts = [m for m in module.modules() if isinstance(m, Dropout)]
         device = self.parameters[0].device.type
         self._autocast = torch.autocast(device, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
@@ -119,8 +121,11 @@ class minimise:
 
     def progress(self, share: float) -> None:
         """Set the learning rate for a share in [0, 1] of the training being over."""
-        if self.schedule == "cosine":
-            self._set_rate(self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+        if self.schedule == "constant" and not self.warmup:
+            return
+        falls = 0.5 * (1 + math.cos(math.pi * min(share, 1.0))) if self.schedule == "cosine" else 1.0
+        rises = min((self._steps + 1) / self.warmup, 1.0) if self.warmup else 1.0
+        self._set_rate(self.learning_rate * falls * rises)
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimiser.param_groups:

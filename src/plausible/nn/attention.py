@@ -1,0 +1,165 @@
+r"""Causal self-attention: what stands at position t is made of positions up to t.
+
+    x <- x + Attend(norm(x)),    x <- x + MLP(norm(x)),    Attend = softmax(q k^T / sqrt(S) + causal mask) v
+
+a layer, with S numbers a head (pre-norm). Positions can be taken all at once (`forward`), or a few at a time with the
+keys and values of those before kept in a `Memory` (`extend`), to the same numbers: the t-th position then costs one
+pass over the weights and over t keys and values, not t passes.
+
+References: Vaswani et al., Attention is all you need, 2017, https://arxiv.org/abs/1706.03762. Radford et al., Language
+models are unsupervised multitask learners, 2019 (pre-norm, initial weights). Su et al., RoFormer, 2021,
+https://arxiv.org/abs/2104.09864 (rotary positions).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from plausible.nn.mlp import Dropout
+
+ROTARY_BASE = 10_000.0
+INITIAL_STD = 0.02  # of weights, as GPT-2
+
+
+class Memory:
+    """Keys and values of the positions seen so far, of n examples; there is room for all T positions from the start.
+
+    Legend: L layers, H heads, S numbers a head.
+    """
+
+    def __init__(self, layers: int, n: int, heads: int, size: int, length: int, like: torch.Tensor):
+        # Keys lie with the positions side by side, so that q k^T runs along them; values the other way round.
+        self.keys = like.new_empty(layers, n * heads, size, length)
+        self.values = like.new_empty(layers, n * heads, length, size)
+        self.shift: list[torch.Tensor] | None = None  # (n, 1, W) that each layer adds for the context
+        self.at = 0  # positions seen
+
+
+class CausalAttention(nn.Module):
+    """Self-attention with several heads: (n, T, W) -> (n, T, W)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def _split(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor] | None):
+        """Return queries, keys and values, each (n, T, H, S)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        if turn is None:
+            return qkv.unbind(2)
+        return *_rotate(qkv[:, :, :2], turn).unbind(2), qkv[:, :, 2]
+
+    def forward(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """All positions at once; `turn` is what `Decoder.turn` gives for them."""
+        q, k, v = (t.transpose(1, 2) for t in self._split(x, turn))
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+    def extend(self, x, keys: torch.Tensor, values: torch.Tensor, at: int, turn=None) -> torch.Tensor:
+        """The positions at, at + 1, ..., with those before in `keys` and `values`, where they are noted."""
+        n, m, width = x.shape
+        q, k, v = self._split(x, turn)
+        size, stop = q.shape[-1], at + m
+        keys.unflatten(0, (n, -1))[..., at:stop].copy_(k.permute(0, 2, 3, 1))
+        values.unflatten(0, (n, -1))[:, :, at:stop].copy_(v.transpose(1, 2))
+        if m == 1:
+            scores = torch.bmm(q.reshape(-1, 1, size) * size**-0.5, keys[:, :, :stop])
+            return self.out(torch.bmm(scores.softmax(-1), values[:, :stop]).view(n, 1, width))
+        seen = None if not at else torch.ones(m, stop, dtype=torch.bool, device=x.device).tril(at)
+        k, v = (t.unflatten(0, (n, -1)) for t in (keys[:, :, :stop].transpose(1, 2), values[:, :stop]))
+        found = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, seen, is_causal=not at)
+        return self.out(found.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """One layer: attention, then two linear layers on each position; a context is added to what it is given."""
+
+    def __init__(self, width: int, heads: int, dropout: float, n_context: int):
+        super().__init__()
+        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = CausalAttention(width, heads)
+        self.wide, self.narrow = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        self.of_context = nn.Linear(n_context, width, bias=False) if n_context else None
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, attend, shift: torch.Tensor | None) -> torch.Tensor:
+        """`attend` is the attention, called with what it attends to."""
+        if shift is not None:
+            x = x + shift
+        x = x + self.dropout(attend(self.before_attention(x)))
+        return x + self.dropout(self.narrow(F.gelu(self.wide(self.before_mlp(x)))))
+
+
+class Decoder(nn.Module):
+    """Layers of causal attention over at most T positions: (n, T, W) -> (n, T, W).
+
+    Args:
+        width: numbers W a position.
+        layers, heads: how many; the heads share the width.
+        length: positions T, at most.
+        rotary: tell positions by turning queries and keys; otherwise the input has to tell them.
+        dropout: share of what each half of a layer adds that is dropped while training.
+        n_context: numbers of a context that each layer is told.
+    """
+
+    def __init__(
+        self, width: int, layers: int, heads: int, length: int, rotary: bool, dropout: float, n_context: int = 0
+    ):
+        super().__init__()
+        self.length, self.heads, self.size = length, heads, width // heads
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, n_context) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.rotary = rotary
+        if rotary:
+            rate = ROTARY_BASE ** (-torch.arange(0, self.size, 2) / self.size)
+            angle = torch.arange(length)[:, None, None, None] * rate  # (T, 1, 1, S / 2)
+            self.register_buffer("cos", angle.cos(), persistent=False)
+            self.register_buffer("sin", angle.sin(), persistent=False)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:  # what a layer adds to is the sum of 2 L such terms
+                last = name.endswith(("out.weight", "narrow.weight"))
+                nn.init.normal_(weight, std=INITIAL_STD / (2 * layers) ** 0.5 if last else INITIAL_STD)
+
+    def turn(self, first: int, stop: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Cosines and sines by which queries and keys of some positions are turned."""
+        return (self.cos[first:stop], self.sin[first:stop]) if self.rotary else None
+
+    def _shifts(self, c: torch.Tensor | None) -> list[torch.Tensor | None]:
+        return [None if c is None else block.of_context(c)[:, None] for block in self.blocks]
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Take all positions, the first T' <= T, at once."""
+        turn = self.turn(0, x.shape[1])
+        for block, shift in zip(self.blocks, self._shifts(c), strict=True):
+            x = block(x, lambda y, attention=block.attention: attention(y, turn), shift)
+        return self.norm(x)
+
+    def memory(self, n: int, c: torch.Tensor | None = None) -> Memory:
+        """Return the memory of n examples of which no position is known."""
+        memory = Memory(len(self.blocks), n, self.heads, self.size, self.length, self.norm.weight)
+        memory.shift = self._shifts(c)
+        return memory
+
+    def extend(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """Take the next m positions (n, m, W); those before are in the memory, where these are noted."""
+        at, stop = memory.at, memory.at + x.shape[1]
+        turn = self.turn(at, stop)
+        for i, block in enumerate(self.blocks):
+            keys, values = memory.keys[i], memory.values[i]
+
+            def attend(y, attention=block.attention, keys=keys, values=values):
+                return attention.extend(y, keys, values, at, turn)
+
+            x = block(x, attend, memory.shift[i])
+        memory.at = stop
+        return self.norm(x)
+
+
+def _rotate(x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Turn each pair of numbers of x (n, T, ..., S) by the angle of its position."""
+    cos, sin = (t.to(x.dtype) for t in turn)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
