@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-from torch import nn
 
 from plausible import registry
 from plausible.data.stream import Stream
@@ -278,11 +277,10 @@ class Generative(DensityMixin, BaseEstimator):
     def _evaluator(self) -> Module:
         """Return the module to evaluate with: in double precision, so that an answer does not depend on the batch.
 
-        Convolutions stay as they are: in double precision they would take an order of magnitude longer.
+        A heavy one stays as it is: convolutions in double precision would take an order of magnitude longer.
         """
-        convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.module_.modules())
         single = any(p.dtype == torch.float32 for p in self.module_.parameters())
-        return copy.deepcopy(self.module_).double() if single and not convolutional else self.module_
+        return copy.deepcopy(self.module_).double() if single and not self.module_.heavy else self.module_
 
     # --------------------------------------------------------------------------------------------------- sample
 

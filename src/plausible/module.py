@@ -67,6 +67,11 @@ class Module(nn.Module):
         """The number of free parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
+    @property
+    def heavy(self) -> bool:
+        """Whether to evaluate in double precision would take far longer: by default, if it has convolutions."""
+        return any(isinstance(m, nn.modules.conv._ConvNd) for m in self.modules())
+
     def look(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None:
         """See training examples (n, \\*event) before the first step; by default nothing is made of them."""
 

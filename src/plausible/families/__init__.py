@@ -19,6 +19,8 @@ FAMILIES = {
     "hmm": "direct.hmm:HMM",
     "made": "autoregressive.made:MADE",
     "transformer": "autoregressive.transformer:Transformer",
+    "rnn": "autoregressive.rnn:RNN",
+    "pixel_cnn": "autoregressive.pixel_cnn:PixelCNN",
     "coupling_flow": "flow.coupling:CouplingFlow",
     "vae": "latent.vae:VAE",
     "diffusion": "diffusion.denoising:Diffusion",

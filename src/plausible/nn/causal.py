@@ -1,0 +1,221 @@
+r"""Causal convolutional nets over images: the output at a pixel sees the pixels before it in raster order, no other.
+
+Three of them, all (n, H, W, n_in) -> (n, H, W, width):
+
+    masked      a stack of convolutions whose kernels lack the taps at and after the centre
+    residual    x + W3 relu(conv(relu(W1 relu(x)))), block after block
+    gated       two stacks, so that there is no blind spot:
+                v <- v + gate(V v)                    sees all rows above, as wide as it likes
+                h <- h + W gate(U h + P V v(row above))     sees the pixels to the left and, through v, the rows above
+                gate(a, b) = tanh(a) sigmoid(b)
+
+Kernels have the causal taps only: of a 3x3 kernel the row below is never made, let alone multiplied by zero. Channels
+come last, (n, H, W, C): fast convolutions want it so, and 1x1 convolutions are then plain matrix products. A bias per
+place tells a net where in the image it is.
+
+References: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel recurrent neural networks, 2016,
+https://arxiv.org/abs/1601.06759 (masks). van den Oord et al., Conditional image generation with PixelCNN decoders,
+2016, https://arxiv.org/abs/1606.05328 (gates, the blind spot).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from plausible.nn.mlp import Dropout
+
+
+class CausalConv(nn.Module):
+    """A convolution over the rows above and the left part of a pixel's own row: (n, H, W, n_in) -> (n, H, W, n_out).
+
+    Args:
+        n_in, n_out: channels.
+        rows: of the kernel; the last one is the pixel's own.
+        left, right: columns of the kernel to either side of the pixel.
+        here: taps in the pixel's own row, from the left; `left` of them stop before the pixel itself, all of them make
+            a convolution over whole rows.
+        n_context: features of a context, from which comes a bias per example.
+    """
+
+    def __init__(self, n_in: int, n_out: int, rows: int, left: int, right: int, here: int, n_context: int = 0):
+        super().__init__()
+        columns = left + 1 + right
+        self.n_in, self.n_out, self.rows, self.columns = n_in, n_out, rows, columns
+        self.left, self.right, self.here = left, right, here
+        self.weight = nn.Parameter(torch.empty(n_out, n_in, rows, columns))
+        taps = (rows - 1) * columns + here
+        bound = 1 / math.sqrt(n_in * taps)
+        nn.init.uniform_(self.weight, -bound, bound)
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        self.of_context = nn.Linear(n_context, n_out, bias=False) if n_context else None
+        mask = torch.ones(rows, columns)
+        mask[-1, here:] = 0
+        self.register_buffer("mask", mask, persistent=False)
+
+    @property
+    def n_masked(self) -> int:
+        """Weights that are multiplied by zero."""
+        return self.n_in * self.n_out * (self.columns - self.here)
+
+    def kernel(self) -> torch.Tensor:
+        """(n_out, n_in, rows, columns), zero where it must not look."""
+        return self.weight * self.mask if self.here < self.columns else self.weight
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        x = F.pad(x, (0, 0, self.left, self.right, self.rows - 1, 0))
+        bias = self.bias if c is None else None
+        if x.dtype == torch.float64:  # torch has no fast convolution for it
+            out = self._by_products(x)
+            out = out if bias is None else out + bias
+        else:
+            out = F.conv2d(x.permute(0, 3, 1, 2), self.kernel(), bias).permute(0, 2, 3, 1)
+        return out if c is None else out + (self.bias + self.of_context(c))[:, None, None]
+
+    def _by_products(self, x: torch.Tensor) -> torch.Tensor:
+        """The same, a matrix product per row of the kernel."""
+        height, out = x.shape[1] - self.rows + 1, None
+        for r in range(self.rows):
+            windows = x[:, r : r + height].unfold(2, self.columns, 1).flatten(3)  # (n, H, W, n_in * columns)
+            term = F.linear(windows, self.kernel()[:, :, r].flatten(1))
+            out = term if out is None else out + term
+        return out
+
+
+class _Bottleneck(nn.Module):
+    """x + W3 relu(conv(relu(W1 relu(x)))), narrow in the middle."""
+
+    def __init__(self, width: int, channels: int, n_context: int, dropout: float):
+        super().__init__()
+        self.narrow, self.widen = nn.Linear(width, channels), nn.Linear(channels, width)
+        self.conv = CausalConv(channels, channels, 2, 1, 1, 2, n_context)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+        h = self.conv(F.relu(self.narrow(F.relu(x))), c)
+        return x + self.widen(self.dropout(F.relu(h)))
+
+
+class _Plain(nn.Module):
+    """relu(conv(x))."""
+
+    def __init__(self, width: int, n_context: int, dropout: float):
+        super().__init__()
+        self.conv = CausalConv(width, width, 2, 1, 1, 2, n_context)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+        return self.dropout(F.relu(self.conv(x, c)))
+
+
+class _Causal(nn.Module):
+    width: int  # channels it puts out
+
+    def convolutions(self) -> list[CausalConv]:
+        return [m for m in self.modules() if isinstance(m, CausalConv)]
+
+
+class MaskedNet(_Causal):
+    """One stack of masked convolutions, plain or residual (in which the width is twice the channels).
+
+    Args:
+        n_in: features of a pixel.
+        shape: height and width of the image.
+        channels: of the convolutions.
+        blocks: how many follow the first convolution.
+        reach: rows and columns that the first convolution sees on each side of a pixel.
+        n_context: features of a context.
+        residual: residual blocks instead of plain ones.
+        dropout: share of units dropped while training.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        shape: tuple[int, int],
+        channels: int,
+        blocks: int,
+        reach: int = 3,
+        n_context: int = 0,
+        *,
+        residual: bool,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.residual, self.shape, self.width = residual, shape, 2 * channels if residual else channels
+        self.first = CausalConv(n_in, self.width, reach + 1, reach, reach, reach, n_context)
+        self.place = nn.Parameter(torch.zeros(*shape, self.width))
+        self.blocks = nn.ModuleList(
+            _Bottleneck(self.width, channels, n_context, dropout)
+            if residual
+            else _Plain(self.width, n_context, dropout)
+            for _ in range(blocks)
+        )
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        h = self.first(x, c) + self.place
+        if not self.residual:
+            h = F.relu(h)
+        for block in self.blocks:
+            h = block(h, c)
+        return h
+
+
+class _GatedLayer(nn.Module):
+    """One step of both stacks; the first one of them sees the pixels themselves, and not the pixel's own."""
+
+    def __init__(self, n_in: int, channels: int, reach: int, first: bool, n_context: int, dropout: float):
+        super().__init__()
+        self.first = first
+        self.down = CausalConv(n_in, 2 * channels, reach + 1, reach, reach, 2 * reach + 1, n_context)
+        self.across = CausalConv(n_in, 2 * channels, 1, reach, 0, reach if first else reach + 1, n_context)
+        self.from_above = nn.Linear(2 * channels, 2 * channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, v, h, c, place, last: bool):
+        sums = self.down(v, c)
+        above = F.pad(sums[:, :-1], (0, 0, 0, 0, 1, 0))  # what is known in a row is what the row above has seen
+        own = self.across(h, c) + self.from_above(above)
+        own = own if place is None else own + place
+        new_v, new_h = None if last else gate(sums), self.out(self.dropout(gate(own)))
+        if self.first:
+            return new_v, new_h
+        return None if last else v + new_v, h + new_h
+
+
+class GatedNet(_Causal):
+    """Vertical and horizontal stack of gated convolutions. Arguments as those of `MaskedNet`."""
+
+    def __init__(
+        self,
+        n_in: int,
+        shape: tuple[int, int],
+        channels: int,
+        blocks: int,
+        reach: int = 3,
+        n_context: int = 0,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.shape, self.width = shape, channels
+        self.place = nn.Parameter(torch.zeros(*shape, 2 * channels))
+        self.layers = nn.ModuleList(
+            _GatedLayer(channels if i else n_in, channels, 1 if i else reach, i == 0, n_context, dropout)
+            for i in range(blocks + 1)
+        )
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        v = h = x
+        for i, layer in enumerate(self.layers):
+            v, h = layer(v, h, c, None if i else self.place, last=i + 1 == len(self.layers))
+        return h
+
+
+def gate(sums: torch.Tensor) -> torch.Tensor:
+    """tanh(a) sigmoid(b) of (..., 2 C)."""
+    a, b = sums.chunk(2, -1)
+    return a.tanh() * b.sigmoid()

@@ -1,0 +1,276 @@
+"""The nets of `nn.causal` one pixel at a time, at the cost of one pixel.
+
+Every convolution keeps the rows of its input that its kernel reaches. What the rows above give to a row is computed
+once, when it begins; a pixel then costs one column: the taps to its left, and the 1x1 convolutions. Of the gated
+net the whole vertical stack is done when a row begins.
+
+Channels are rows and examples columns, (C, n), so that taps lying side by side are one matrix without copying; weights
+are laid out once. On the CPU the arithmetic is numpy's, whose calls cost a third of torch's; elsewhere it is torch's.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from plausible.nn.causal import CausalConv, GatedNet, MaskedNet
+
+Array = Any  # of numpy on the CPU, of torch elsewhere
+
+_ON_CPU = SimpleNamespace(
+    array=lambda t: np.ascontiguousarray(t.detach().numpy()),
+    tensor=torch.from_numpy,
+    zeros=lambda shape, like: np.zeros(shape, dtype=like.dtype),
+    dot=lambda a, b, out: a.dot(b, out),
+    matmul=lambda a, b, out: np.matmul(a, b, out=out),
+    add=lambda a, b, out: np.add(a, b, out),
+    multiply=lambda a, b, out: np.multiply(a, b, out),
+    maximum=lambda a, b, out: np.maximum(a, b, out),
+    tanh=lambda a, out: np.tanh(a, out),
+    windows=lambda a, shape, strides: np.lib.stride_tricks.as_strided(
+        a, shape, [s * a.itemsize for s in strides], writeable=False
+    ),
+)
+_ELSEWHERE = SimpleNamespace(
+    array=lambda t: t.detach().contiguous(),
+    tensor=lambda t: t,
+    zeros=lambda shape, like: like.new_zeros(shape),
+    dot=lambda a, b, out: torch.mm(a, b, out=out),
+    matmul=lambda a, b, out: torch.matmul(a, b, out=out),
+    add=lambda a, b, out: torch.add(a, b, out=out),
+    multiply=lambda a, b, out: torch.mul(a, b, out=out),
+    maximum=lambda a, b, out: torch.maximum(a, b, out=out),
+    tanh=lambda a, out: torch.tanh(a, out=out),
+    windows=lambda a, shape, strides: a.as_strided(shape, strides),
+)
+
+
+def arithmetic(device: torch.device) -> SimpleNamespace:
+    """Return the functions to compute with on a device."""
+    return _ON_CPU if device.type == "cpu" else _ELSEWHERE
+
+
+class _Row:
+    """A row of the input of a convolution, and the views of it that are needed again and again."""
+
+    def __init__(self, conv: CausalConv, width: int, n: int, xp: SimpleNamespace, like: Array):
+        self.cells = xp.zeros((width + conv.left + conv.right, conv.n_in, n), like)
+        self.inside = self.cells[conv.left : conv.left + width]
+        self.slot = [self.cells[x + conv.left] for x in range(width)]
+        taps = min(conv.here, conv.left + 1)
+        self.left = [self.cells[x : x + taps].reshape(taps * conv.n_in, n) for x in range(width)]
+        size = conv.n_in * n
+        self.windows = xp.windows(self.cells, (width, conv.columns * conv.n_in, n), (size, n, 1))
+
+
+class _Cache:
+    """The rows that a convolution looks at, and its weights."""
+
+    def __init__(self, conv: CausalConv, width: int, n: int, c: torch.Tensor | None, xp: SimpleNamespace):
+        kernel = conv.kernel().permute(0, 2, 3, 1)  # (n_out, rows, columns, n_in)
+        self.xp, self.by_row = xp, [xp.array(kernel[:, r].flatten(1)) for r in range(conv.rows)]
+        self.here = xp.array(kernel[:, -1, : min(conv.here, conv.left + 1)].flatten(1))
+        bias = conv.bias[:, None] if c is None else conv.bias[:, None] + conv.of_context(c).T
+        self.bias = xp.array(bias)
+        self.rows = [_Row(conv, width, n, xp, self.bias) for _ in range(conv.rows)]
+        self.sums, self._term = (xp.zeros((width, conv.n_out, n), self.bias) for _ in range(2))
+        self.sum = [self.sums[x] for x in range(width)]
+
+    def turn(self) -> None:
+        """Begin a new row: the oldest one is written over."""
+        self.rows.append(self.rows.pop(0))
+        self.slot, self.left = self.rows[-1].slot, self.rows[-1].left
+
+    def add_up(self, rows: int, more: Array = None) -> None:
+        """Set the sums of each pixel to the bias and what this many rows, from the top of the kernel, give to it."""
+        self.sums[...] = self.bias
+        if more is not None:
+            self.xp.add(self.sums, more, self.sums)
+        for r in range(rows):
+            self.xp.matmul(self.by_row[r], self.rows[r].windows, self._term)
+            self.xp.add(self.sums, self._term, self.sums)
+
+    def at(self, x: int, out: Array) -> Array:
+        """What the net puts out at a pixel of this row, from the row's sums and the taps to the left."""
+        self.xp.dot(self.here, self.left[x], out)
+        return self.xp.add(out, self.sum[x], out)
+
+
+class Affine:
+    """y = W x + b, where x has a last row of ones."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, xp: SimpleNamespace):
+        self.weight, self._dot = xp.array(torch.cat([weight, bias[:, None]], 1)), xp.dot
+
+    def __call__(self, x: Array, out: Array) -> Array:
+        return self._dot(self.weight, x, out)
+
+
+class _Steps:
+    """Common to both: where we are, and scratch space."""
+
+    def __init__(self, net: nn.Module, n: int, c: torch.Tensor | None):
+        self.height, self.row_width = net.shape
+        self.xp, self.y, self.x, self.n = arithmetic(net.place.device), 0, -1, n
+        self._like = self.xp.array(net.place)
+        self.place = self._like[..., None]  # (H, W, width, 1)
+
+    def zeros(self, *shape: int) -> Array:
+        return self.xp.zeros((*shape, self.n), self._like)
+
+    def with_ones(self, channels: int) -> tuple[Array, Array]:
+        """Scratch space (channels + 1, n) that ends in a row of ones, and what is above it."""
+        whole = self.zeros(channels + 1)
+        whole[channels] = 1
+        return whole, whole[:channels]
+
+    def advance(self, pixel: Array | None) -> Array:
+        """Take the features (n_in, n) of the pixel last asked for; return the channels (width + 1, n) of the next one.
+
+        Their last row is one. They are overwritten by the next call.
+        """
+        if pixel is not None:
+            self.note(pixel)
+        self.x += 1
+        if self.x == self.row_width:
+            self.x, self.y = 0, self.y + 1
+        if self.x == 0:
+            self.begin_row()
+        return self.column(self.x)
+
+
+class MaskedSteps(_Steps):
+    """`MaskedNet`, pixel by pixel."""
+
+    def __init__(self, net: MaskedNet, n: int, c: torch.Tensor | None = None):
+        super().__init__(net, n, c)
+        self.residual = net.residual
+        self.first, *self.caches = (
+            _Cache(conv, self.row_width, n, c, self.xp) for conv in (net.first, *(block.conv for block in net.blocks))
+        )
+        self.out, self.inside = self.with_ones(net.width)
+        self.zero, self.term = self.zeros(net.width + 1), self.zeros(net.width)
+        if net.residual:
+            channels = net.width // 2
+            self.blocks = [
+                (Affine(b.narrow.weight, b.narrow.bias, self.xp), cache, Affine(b.widen.weight, b.widen.bias, self.xp))
+                for b, cache in zip(net.blocks, self.caches, strict=True)
+            ]
+            self.active = self.zeros(net.width + 1)
+            self.thin, self.narrow_zero = self.zeros(channels), self.zeros(channels)
+            self.thin_out, self.thin_inside = self.with_ones(channels)
+
+    def note(self, pixel: Array) -> None:
+        self.first.slot[self.x][...] = pixel
+
+    def begin_row(self) -> None:
+        for cache in (self.first, *self.caches):
+            cache.turn()
+            cache.add_up(len(cache.rows) - 1)
+        self.xp.add(self.first.sums, self.place[self.y], self.first.sums)
+
+    def column(self, x: int) -> Array:
+        return self._residual(x) if self.residual else self._plain(x)
+
+    def _plain(self, x: int) -> Array:
+        relu, zero, cache = self.xp.maximum, self.zero[:-1], self.first
+        for after in self.caches:
+            relu(cache.at(x, self.term), zero, after.slot[x])
+            cache = after
+        relu(cache.at(x, self.term), zero, self.inside)
+        return self.out
+
+    def _residual(self, x: int) -> Array:
+        relu, add = self.xp.maximum, self.xp.add
+        h, inside, active, zero, term = self.out, self.inside, self.active, self.zero, self.term
+        thin, none, thin_out, thin_inside = self.thin, self.narrow_zero, self.thin_out, self.thin_inside
+        self.first.at(x, inside)
+        for narrow, cache, widen in self.blocks:
+            narrow(relu(h, zero, active), thin)
+            relu(thin, none, cache.slot[x])
+            relu(cache.at(x, thin), none, thin_inside)
+            add(inside, widen(thin_out, term), inside)
+        return h
+
+
+class GatedSteps(_Steps):
+    """`GatedNet`, pixel by pixel."""
+
+    def __init__(self, net: GatedNet, n: int, c: torch.Tensor | None = None):
+        super().__init__(net, n, c)
+        self.layers = [_GatedSteps(layer, self.row_width, n, c, self.xp) for layer in net.layers]
+        channels = net.width
+        self.out, self.inside = self.with_ones(channels)
+        self.gated, self.gated_inside = self.with_ones(channels)
+        self.own, self.term, self.one = self.zeros(2 * channels), self.zeros(channels), self.zeros(channels)
+        self.one[...] = 1
+        self.a, self.b = self.own[:channels], self.own[channels:]
+
+    def note(self, pixel: Array) -> None:
+        first = self.layers[0]
+        first.down.slot[self.x][...] = pixel
+        first.across.slot[self.x][...] = pixel
+
+    def begin_row(self) -> None:
+        for i, layer in enumerate(self.layers):
+            place = None if i else self.place[self.y]
+            layer.begin_row(self.layers[i + 1] if i + 1 < len(self.layers) else None, place, top=self.y == 0)
+        for layer in self.layers:
+            layer.down.turn()
+
+    def column(self, x: int) -> Array:
+        xp, own, a, b, term = self.xp, self.own, self.a, self.b, self.term
+        for i, layer in enumerate(self.layers):
+            xp.tanh(layer.across.at(x, own), own)
+            xp.add(b, self.one, b)
+            xp.multiply(a, b, self.gated_inside)
+            layer.out(self.gated, term)
+            into = self.layers[i + 1].across.slot[x] if i + 1 < len(self.layers) else self.inside
+            if i == 0:
+                into[...] = term
+            else:
+                xp.add(layer.across.slot[x], term, into)
+        return self.out
+
+
+class _GatedSteps:
+    """A layer of both stacks. gate(a, b) = tanh(a) (1 + tanh(b / 2)) / 2: the halves are in the weights, exactly."""
+
+    def __init__(self, layer: nn.Module, width: int, n: int, c: torch.Tensor | None, xp: SimpleNamespace):
+        self.xp, self.first, self.channels = xp, layer.first, layer.out.in_features
+        self.down, self.across = (_Cache(conv, width, n, c, xp) for conv in (layer.down, layer.across))
+        half = torch.ones(2 * self.channels, 1).to(layer.out.weight)
+        half[self.channels :] = 0.5
+        self.half = xp.array(half)
+        for cache in (self.down, self.across):
+            cache.bias = cache.bias * self.half
+            cache.here = cache.here * self.half
+            cache.by_row = [w * self.half for w in cache.by_row]
+        self.from_above = xp.array(layer.from_above.weight * half / half.T)
+        self.out = Affine(0.5 * layer.out.weight, layer.out.bias, xp)
+        self._above = xp.zeros((width, 2 * self.channels, n), self.half)
+
+    def begin_row(self, after: _GatedSteps | None, place: Array, top: bool) -> None:
+        """Do the vertical stack for the row just finished; set what the new row has from above."""
+        xp, above = self.xp, self._above
+        if not top:
+            sums = self.down.sums
+            self.down.add_up(len(self.down.rows))
+            xp.matmul(self.from_above, sums, above)
+            if after is not None:
+                xp.tanh(sums, sums)
+                v = 0.5 * sums[:, : self.channels] * (1 + sums[:, self.channels :])
+                after.down.rows[-1].inside[...] = v if self.first else v + self.down.rows[-1].inside
+        if place is not None:
+            above = above + place * self.half
+        self.across.turn()
+        self.across.add_up(0, above)
+
+
+def steps(net: nn.Module, n: int, c: torch.Tensor | None = None) -> MaskedSteps | GatedSteps:
+    """Return the net for n examples with context c (n, F), to be called pixel by pixel."""
+    return (GatedSteps if isinstance(net, GatedNet) else MaskedSteps)(net, n, c)
