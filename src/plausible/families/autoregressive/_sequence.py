@@ -1,0 +1,182 @@
+r"""Examples as sequences: T steps of C dimensions, what a net is shown of each step, and what it says of the next.
+
+    text        T characters            C = 1
+    audio       T samples               C = 1
+    series      T steps                 C channels
+    image       H W pixels, row by row  C colours
+    table       D columns               C = 1
+
+Steps of text, audio and series are alike: one set of weights serves them all, and nothing but what went before tells
+one from another. Pixels are alike but for a vector learned for each place. Columns of a table are not: each has weights
+of its own. Where a step has several dimensions, they are taken one after the other by a masked net (MADE) that is
+given what the net made of the steps before,
+
+    p(x_t | x_<t) = prod_c p(x_tc | h_t, x_t,<c).
+
+References: Germain et al., MADE, 2015, https://arxiv.org/abs/1502.03509. Boulanger-Lewandowski, Bengio and Vincent,
+Modeling temporal dependencies in high-dimensional sequences, 2012, https://arxiv.org/abs/1206.6392 (such a model in
+every step).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from plausible.families.autoregressive.made import _MADE
+from plausible.heads import Categorical, Heads
+from plausible.space import Space
+
+ALIKE = ("text", "audio", "series")  # events whose steps are all of one kind
+
+
+class Steps(nn.Module):
+    """The steps of the examples of a space.
+
+    Legend: n examples, D = T C dimensions, F features and P parameters of a step (of all steps, for a table), E inputs
+    and H outputs of the net.
+
+    Args:
+        space: the model's space.
+        event: the type of the user's space.
+        width: E, what the net takes in for each step.
+        hidden: H, what it puts out for each step.
+        within: hidden units of the net inside a step, where C > 1.
+        components: mixture components of the heads.
+    """
+
+    def __init__(self, space: Space, event: str, width: int, hidden: int, within: int, components: int):
+        super().__init__()
+        self.T, self.C = _shape(space, event)
+        self.alike, self.own = event in ALIKE, event == "table"
+        self.dims = space.dims
+        self.order = list(range(self.dims))
+        self.natural = event != "image" or self.C == 1
+        if not self.natural:  # (C, H, W) has the colours of a pixel far apart
+            self.order = [c * self.T + t for t in range(self.T) for c in range(self.C)]
+        self.heads = Heads(space, components)
+        columns = tuple(space.columns[d] for d in self.order[: self.C])
+        self.head = self.heads if self.own else Heads(Space(columns, (self.C,)), components)  # of one step
+        self.codes = not self.own and self.C == 1 and isinstance(self.head.heads[0], Categorical)
+        n_features = self.head.n_features
+        self.W = nn.Parameter(torch.randn(n_features, width) * (1.0 if self.codes else max(n_features, 4) ** -0.5))
+        self.place = nn.Parameter(0.1 * torch.randn(1 if self.alike else self.T, width))  # what stands for the start
+        if self.C > 1:
+            self.inner = _MADE(Space(columns, (self.C,)), hidden, (within,), components, 1, True, "relu", 0.0)
+        else:
+            self.V = nn.Parameter(torch.empty(self.head.size, hidden).uniform_(-0.1, 0.1) / hidden**0.5)
+            self.b = nn.Parameter(self.head.initial())
+        with torch.device("cpu"):  # places follow from the space, also where the weights have no memory yet
+            places = self._own_places(components) if self.own else self._places(components) if self.C > 1 else {}
+        for name, place in places.items():
+            self.register_buffer(name, place.to(self.W.device), persistent=False)
+
+    def _own_places(self, components: int) -> dict[str, torch.Tensor]:
+        """Where features and parameters of each column lie among all, and the way back."""
+        heads = Heads(Space(self.heads.columns, (self.dims,)), components)
+        params_at = _of_dimension(heads.owner, self.dims)
+        own = (params_at.flatten() < heads.size).nonzero()[:, 0]
+        back = torch.empty(heads.size, dtype=torch.long)
+        back[params_at.flatten()[own]] = own
+        return {"features_at": _of_dimension(heads.source, self.dims), "params_at": params_at, "back": back}
+
+    def _places(self, components: int) -> dict[str, torch.Tensor]:
+        """The dimensions step by step; where in the parameters of the steps, one after the other, those of all lie."""
+        whole = Heads(Space(self.heads.columns, (self.dims,)), components)
+        step = Heads(Space(self.head.columns, (self.C,)), components)
+        at = torch.tensor(self.order)
+        theirs = at.argsort()[whole.owner].argsort(stable=True)
+        ours = (torch.arange(self.T)[:, None] * step.size + step.owner.argsort(stable=True)).flatten()
+        back = torch.empty_like(theirs)
+        back[theirs] = ours
+        return {"at": at, "back": back}
+
+    def look(self, z: torch.Tensor) -> None:
+        """Start from the frequencies of the dimensions: z (n, D)."""
+        if self.C > 1:
+            self.inner.look(self.in_order(z).reshape(-1, self.C))
+            return
+        with torch.no_grad():
+            self.b.copy_(self.head.marginal(z if self.own else z.reshape(-1, 1)))
+
+    def in_order(self, z: torch.Tensor) -> torch.Tensor:
+        """(n, D) with the dimensions of each step side by side."""
+        return z if self.natural else z[:, self.at]
+
+    # ------------------------------------------------------------------------------------------------- all at once
+
+    def embed(self, z: torch.Tensor) -> torch.Tensor:
+        """Return what a net is shown of each step: (n, D) -> (n, T, E); zero for one that is missing."""
+        n = len(z)
+        if self.own:
+            x = F.pad(self.heads.features(z), (0, 1))[:, self.features_at]  # (n, D, F_d)
+            return torch.einsum("ndf,dfe->nde", x, F.pad(self.W, (0, 0, 0, 1))[self.features_at])
+        if self.codes:
+            return F.embedding(torch.nan_to_num(z).long(), self.W) * (~z.isnan())[..., None]
+        return (self.head.features(self.in_order(z).reshape(-1, self.C)) @ self.W).reshape(n, self.T, -1)
+
+    def before(self, z: torch.Tensor) -> torch.Tensor:
+        """Return what a net is shown when asked for each step, the one before it: (n, D) -> (n, T, E)."""
+        e = self.embed(z)
+        if self.alike:
+            return torch.cat([self.place.expand(len(z), 1, -1).to(e.dtype), e[:, :-1]], 1)
+        return F.pad(e[:, :-1], (0, 0, 1, 0)) + self.place
+
+    def read(self, h: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Return the parameters of all conditionals from the net's outputs: (n, T, H), (n, D) -> (n, P)."""
+        n = len(z)
+        if self.C > 1:
+            params = self.inner.conditionals(self.in_order(z).reshape(n * self.T, self.C), h.reshape(n * self.T, -1))
+            return params.reshape(n, -1)[:, self.back]
+        if self.own:
+            V, b = F.pad(self.V, (0, 0, 0, 1))[self.params_at], F.pad(self.b, (0, 1))[self.params_at]
+            return (torch.einsum("ndh,dph->ndp", h, V) + b).flatten(1)[:, self.back]
+        return F.linear(h, self.V, self.b).flatten(1)
+
+    # ------------------------------------------------------------------------------------------------ step by step
+
+    def shown(self, t: int, values: list[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+        """Return features times weight (F, G) of step t, whose C values (n,) are given: (n, G)."""
+        if self.own:
+            head, _, columns = self.heads.single(t)
+            return head.features(values[0][:, None]).to(weight) @ weight[columns]
+        if self.codes:
+            known = ~values[0].isnan()
+            return weight[torch.nan_to_num(values[0]).long()] * known[:, None]
+        return self.head.features(torch.stack(values, 1)).to(weight) @ weight
+
+    def start_step(self, h: torch.Tensor):
+        """Return the state inside a step whose net's outputs are h (n, H)."""
+        return self.inner.start(len(h), h)
+
+    def params(self, t: int, h: torch.Tensor) -> torch.Tensor:
+        """Return the parameters of step t of one dimension from the net's outputs (n, H): (n, P_t)."""
+        if not self.own:
+            return F.linear(h, self.V, self.b)
+        rows = self.heads.single(t)[1]
+        return F.linear(h, self.V[rows], self.b[rows])
+
+
+def embedding_width(space: Space, event: str, hidden: int) -> int:
+    """E: as many as a step has features, if these are many, but no more than there are hidden units."""
+    n_features = space.shape[1] if event == "series" else 1
+    return min(hidden, max(64, n_features))
+
+
+def _shape(space: Space, event: str) -> tuple[int, int]:
+    """T and C."""
+    if event == "series":
+        return space.shape[0], space.shape[1]
+    if event == "image":
+        return space.shape[1] * space.shape[2], space.shape[0]
+    return space.dims, 1
+
+
+def _of_dimension(owner: torch.Tensor, dims: int) -> torch.Tensor:
+    """Where the entries of each dimension lie, (D, most): those that are missing point one past the end."""
+    n = torch.bincount(owner, minlength=dims)
+    rank = torch.arange(int(n.max()))
+    places = (n.cumsum(0) - n)[:, None] + rank
+    order = F.pad(owner.argsort(stable=True), (0, 1), value=len(owner))
+    return order[torch.where(rank < n[:, None], places, len(owner))]
