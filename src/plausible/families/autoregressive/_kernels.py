@@ -156,7 +156,7 @@ def nade_backward(x, W, V, a, g, dW, dV, da, first, last, kind, single):
 
 @compiled
 def nade_sample(z, level, off, W, V, b, a, first, last, kind, single):
-    """Set z (n, D), where it is NaN, to the bit [level < logit], level the logit of a uniform, a dimension at a time."""
+    """Set z (n, D), where it is NaN, to the bits [level < logit] in order; level is the logit of a uniform."""
     D, H = W.shape
     h, dots = np.zeros((ROWS, H), W.dtype), np.zeros(ROWS, W.dtype)
     for start in range(first, last, ROWS):
