@@ -66,7 +66,7 @@ class Generative(DensityMixin, BaseEstimator):
 
     random_state: int | None = option(None, "seed of everything random in fit; None draws a fresh one")
     space: str | dict | Space | None = option(
-        None, "overrides what an example is guessed to be: 'table', 'image', 'series', 'text', or {column: kind}"
+        None, "overrides the guess of what an example is: 'table', 'image', 'series', 'text', 'audio' or {column: kind}"
     )
 
     traits: ClassVar[Traits]
@@ -100,7 +100,8 @@ class Generative(DensityMixin, BaseEstimator):
 
         Args:
             X: a DataFrame; an array of shape (n, D), (n, H, W), (n, C, H, W) or (n, T, C); a list of strings; one long
-                string; a ``data.Stream`` over a file larger than memory. NaN or None marks a missing cell.
+                string; ``space.Clips`` of sound; with ``space='series'`` a list of arrays (T_i, C); a ``data.Stream``
+                over a file larger than memory. NaN or None marks a missing cell.
             y: ignored, as scikit-learn asks.
             context: the c of p(x | c), with n rows: a label or a vector per example.
             sample_weight: non-negative weights, with shape (n,).
@@ -327,6 +328,12 @@ class Generative(DensityMixin, BaseEstimator):
         if space.type not in cls.traits.events:
             others = registry.capable(lambda f: space.type in f.traits.events)
             return f"{cls.__name__} cannot model {space.type}s; these can: {', '.join(others)}"
+        if space.ragged and space.type != "text" and not (cls.traits.prefixes or cls.traits.missing):
+            others = registry.capable(lambda f: space.type in f.traits.events and f.traits.prefixes)
+            return (
+                f"{cls.__name__} cannot model {space.type} of different lengths; these can: {', '.join(others)}. "
+                "Or cut all to one length"
+            )
         unfit = space.kinds - cls.traits.kinds
         if unfit:
             column = next(c for c in space.columns if c.kind in unfit)
@@ -358,7 +365,7 @@ class Generative(DensityMixin, BaseEstimator):
         return x
 
     def _refuse_missing(self, x: torch.Tensor) -> None:
-        if not self.traits.missing and self.space_.type != "text" and x.is_floating_point() and x.isnan().any():
+        if not self.traits.missing and not self.space_.ragged and x.is_floating_point() and x.isnan().any():
             where = int(x.isnan().reshape(len(x), -1).any(0).nonzero()[0])
             others = registry.capable(lambda f: f.traits.missing and f.can_model(self.space_) is None)
             raise DataError(

@@ -23,6 +23,7 @@ class Traits:
         context: whether it models p(x | c).
         missing: whether it fits and scores examples with missing cells, exactly.
         marginals: whether it scores examples with missing cells, exactly, though it needs complete ones to fit.
+        prefixes: whether it fits and scores series and audio that end early, exactly.
         given: how it draws the rest of a partly known example; 'exact' promises `sample_given` of its module,
             'in_order' the same where all that is missing comes after all that is known.
         latent: whether it has a latent code.
@@ -37,6 +38,7 @@ class Traits:
     context: bool = False
     missing: bool = False
     marginals: bool = False
+    prefixes: bool = False
     given: Literal["exact", "in_order", "approximate"] | None = None
     latent: bool = False
     conditionals: bool = False

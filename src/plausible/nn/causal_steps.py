@@ -25,12 +25,12 @@ _ON_CPU = SimpleNamespace(
     array=lambda t: np.ascontiguousarray(t.detach().numpy()),
     tensor=torch.from_numpy,
     zeros=lambda shape, like: np.zeros(shape, dtype=like.dtype),
-    dot=lambda a, b, out: a.dot(b, out),
+    dot=lambda a, b, out: a.dot(b, out=out),
     matmul=lambda a, b, out: np.matmul(a, b, out=out),
-    add=lambda a, b, out: np.add(a, b, out),
-    multiply=lambda a, b, out: np.multiply(a, b, out),
-    maximum=lambda a, b, out: np.maximum(a, b, out),
-    tanh=lambda a, out: np.tanh(a, out),
+    add=lambda a, b, out: np.add(a, b, out=out),
+    multiply=lambda a, b, out: np.multiply(a, b, out=out),
+    maximum=lambda a, b, out: np.maximum(a, b, out=out),
+    tanh=lambda a, out: np.tanh(a, out=out),
     windows=lambda a, shape, strides: np.lib.stride_tricks.as_strided(
         a, shape, [s * a.itemsize for s in strides], writeable=False
     ),

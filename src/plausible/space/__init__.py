@@ -15,13 +15,15 @@ index, an integer or a real is itself, and a missing cell is NaN. Everything dow
 from plausible.space.column import KINDS, MAX_LEVELS, MAX_SPAN, Column, Kind
 from plausible.space.counting import parameter_counts
 from plausible.space.inference import infer
-from plausible.space.spaces import SPACES, Image, Series, Space, Table, Text, from_json
+from plausible.space.spaces import SPACES, Audio, Clips, Image, Series, Space, Table, Text, from_json
 
 __all__ = [
     "KINDS",
     "MAX_LEVELS",
     "MAX_SPAN",
     "SPACES",
+    "Audio",
+    "Clips",
     "Column",
     "Image",
     "Kind",

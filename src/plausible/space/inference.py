@@ -13,7 +13,7 @@ import torch
 from plausible.errors import DataError
 from plausible.space.column import KINDS, MAX_LEVELS, MAX_SPAN, Column, as_numbers, plain, seconds_of, some
 from plausible.space.matrix import as_matrix
-from plausible.space.spaces import Image, Series, Space, Table, Text
+from plausible.space.spaces import Audio, Clips, Image, Series, Space, Table, Text, stacked
 
 
 def infer(X: Any, how: str | dict | Space | None = None) -> Space:
@@ -21,9 +21,9 @@ def infer(X: Any, how: str | dict | Space | None = None) -> Space:
 
     Args:
         X: a DataFrame; an array of shape (n, D), (n, H, W), (n, C, H, W), (n, H, W, C) or (n, T, C); a list of
-            strings; one long string.
-        how: what overrides the guess: a `Space`, one of 'table', 'image', 'series', 'text', or a mapping from column
-            to kind for a table.
+            strings; one long string; `Clips`; with `how` 'series', a list of arrays (T_i, C).
+        how: what overrides the guess: a `Space`, one of 'table', 'image', 'series', 'text', 'audio', or a mapping from
+            column to kind for a table.
 
     Raises:
         DataError: nothing can be learned from `X`; the message names the column and the remedy.
@@ -34,8 +34,12 @@ def infer(X: Any, how: str | dict | Space | None = None) -> Space:
         return how
     kinds = {str(k): v for k, v in how.items()} if isinstance(how, dict) else {}
     wanted = how if isinstance(how, str) else None
-    if wanted not in (None, "table", "image", "series", "text"):
-        raise DataError(f"space must be 'table', 'image', 'series', 'text', a dict or a Space; got {how!r}")
+    if wanted not in (None, "table", "image", "series", "text", "audio"):
+        raise DataError(f"space must be 'table', 'image', 'series', 'text', 'audio', a dict or a Space; got {how!r}")
+    if isinstance(X, Clips) and wanted in (None, "audio"):
+        return _infer_audio(X)
+    if wanted == "audio":
+        raise DataError(f"space='audio' needs Clips(arrays, rate), which say the rate; got {type(X).__name__}")
     if isinstance(X, str) or (wanted in (None, "text") and _all_strings(X)):
         _check_no_kinds(kinds, "text")
         return _infer_text(X)
@@ -45,6 +49,8 @@ def infer(X: Any, how: str | dict | Space | None = None) -> Space:
         if wanted in ("image", "series"):
             raise DataError(f"space={wanted!r} needs an array of 3 or 4 dimensions, got a DataFrame")
         return _infer_frame(X, kinds)
+    if wanted == "series" and isinstance(X, (list, tuple)):
+        return _infer_sequences(X)
     array = np.asarray(X.cpu() if isinstance(X, torch.Tensor) else X) if not _is_sparse(X) else X
     ndim = getattr(array, "ndim", 0)
     if ndim in (3, 4) and array.dtype != object:
@@ -216,6 +222,25 @@ def _infer_series(X: np.ndarray) -> Series:
         raise DataError(f"space='series' needs windows of shape (n, T, C), got {X.shape}")
     guess = f"an array of shape {X.shape} taken as series of {X.shape[1]} steps (if these are images: space='image')"
     return Series.of(X.shape[1], [f"c{c}" for c in range(X.shape[2])], (guess,))
+
+
+def _infer_sequences(X: Sequence) -> Series:
+    """Sequences of any length, of reals or, if of integers that are 0 and 1, of bits."""
+    padded = stacked(X)
+    _check_rows(len(padded), padded.shape[2])
+    dtypes = {np.asarray(s).dtype for s in X}
+    known = padded[~np.isnan(padded)]
+    bits = all(t.kind in "biu" for t in dtypes) and set(np.unique(known)) <= {0, 1}
+    dtype = str(np.asarray(X[0]).dtype) if bits else None
+    return Series.of(padded.shape[1], [f"c{c}" for c in range(padded.shape[2])], (), True, dtype)
+
+
+def _infer_audio(X: Clips) -> Audio:
+    if not len(X):
+        raise DataError("there are no clips")
+    if len({int(v) for clip in X for v in (clip.min(), clip.max())}) == 1:
+        raise DataError("every sample of every clip is the same; there is nothing to learn")
+    return Audio.of(min(max(map(len, X)), max(X.rate // 4, 2)), X.rate)
 
 
 def _infer_text(X: str | Iterable[str], window: int = 64) -> Text:

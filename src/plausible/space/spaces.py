@@ -30,6 +30,7 @@ class Space:
 
     type: ClassVar[str] = "vector"
     unit: ClassVar[str] = "dimension"
+    ragged: ClassVar[bool] = False  # whether an example may end early; what follows its end is NaN, not observed
 
     @property
     def dims(self) -> int:
@@ -197,6 +198,7 @@ class Text(Space):
     end: bool = True
     type: ClassVar[str] = "text"
     unit: ClassVar[str] = "character"
+    ragged: ClassVar[bool] = True
 
     @classmethod
     def of(cls, alphabet: Sequence[str], length: int, end: bool, guesses=()) -> Text:
@@ -262,32 +264,141 @@ class Text(Space):
 
 @dataclass(frozen=True)
 class Series(Space):
-    """Windows of a real time series, as arrays (n, T, C); `shape` is (T, C)."""
+    """Windows of a time series of reals or of bits, as arrays (n, T, C); `shape` is (T, C).
 
+    Sequences of different lengths (`ragged`) come as a list of arrays (T_i, C): T is the largest, and a shorter one
+    ends early. How long a sequence is, is not modelled: its probability is that of what was seen.
+    """
+
+    ragged: bool = False
     type: ClassVar[str] = "series"
     unit: ClassVar[str] = "value"
 
     @classmethod
-    def of(cls, steps: int, channels: Sequence[str], guesses=()) -> Series:
-        columns = tuple(Column(f"{name}[{t}]", "real") for t in range(steps) for name in channels)
-        return cls(columns, (steps, len(channels)), guesses)
+    def of(
+        cls, steps: int, channels: Sequence[str], guesses=(), ragged: bool = False, bits: str | None = None
+    ) -> Series:
+        """Reals, or, where a dtype of `bits` is given, bits."""
+        value = Column("", "binary", (0, 1), bits) if bits else Column("", "real")
+        columns = tuple(replace(value, name=f"{name}[{t}]") for t in range(steps) for name in channels)
+        return cls(columns, (steps, len(channels)), guesses, ragged)
 
     def encode(self, X: Any) -> torch.Tensor:
-        X = np.asarray(X, dtype=np.float64)
+        X = stacked(X) if isinstance(X, (list, tuple)) else np.asarray(X, dtype=np.float64)
+        if self.ragged and X.ndim == 3 and X.shape[1] < self.shape[0]:
+            X = np.pad(X, ((0, 0), (0, self.shape[0] - X.shape[1]), (0, 0)), constant_values=np.nan)
         if X.shape[1:] != self.shape:
             raise SpaceError(f"expected windows of shape (n, {self.shape[0]}, {self.shape[1]}), got {X.shape}")
         if np.isinf(X).any():
             raise DataError("the series holds infinity; replace it by a number or by NaN for missing")
+        if self.columns[0].levels and not np.isin(X[~np.isnan(X)], (0, 1)).all():
+            raise SpaceError("the series was fitted on 0 and 1, and holds other values")
+        missing = np.isnan(X).reshape(len(X), -1)
+        if self.ragged and (missing[:, :-1] & ~missing[:, 1:]).any():
+            raise DataError("a sequence has a missing value (NaN) before its end; only what follows the end may be NaN")
         return torch.from_numpy(np.ascontiguousarray(X))
 
     def decode(self, x: torch.Tensor) -> np.ndarray:
-        return x.detach().cpu().double().numpy().reshape(len(x), *self.shape)
+        X = x.detach().cpu().double().numpy().reshape(len(x), *self.shape)
+        return X if np.isnan(X).any() else X.astype(self.columns[0].dtype)
 
     def describe(self) -> str:
-        return f"series, windows of {self.shape[0]} steps of {self.shape[1]} channel(s)"
+        what = f"windows of {self.shape[0]} steps" if not self.ragged else f"of at most {self.shape[0]} steps"
+        return f"series, {what} of {self.shape[1]} channel(s)" + (", 0 or 1" if self.columns[0].levels else "")
 
 
-SPACES: dict[str, type[Space]] = {s.type: s for s in (Space, Table, Image, Text, Series)}
+class Clips(list):
+    """Mono sounds: a list of arrays of 16-bit samples, and how many samples a second they have (`rate`)."""
+
+    def __init__(self, clips: Iterable, rate: int):
+        super().__init__(_samples(clip, i) for i, clip in enumerate(clips))
+        self.rate = int(rate)
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        return Clips(found, self.rate) if isinstance(index, slice) else found
+
+
+@dataclass(frozen=True)
+class Audio(Space):
+    """Windows of `length` samples of mono sound: integers of 16 bits, `rate` of them a second.
+
+    Clips come as `Clips`, or as a list of int16 arrays that have this rate. Each is cut into windows, one after the
+    other; the last of a clip may end early. An example is a window: nothing is known in it of what was before.
+    """
+
+    rate: int = 16_000
+    type: ClassVar[str] = "audio"
+    unit: ClassVar[str] = "sample"
+    ragged: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, length: int, rate: int, guesses=()) -> Audio:
+        sample = Column("sample", "count", (), "int16", -32768.0, 32767.0)
+        return cls((sample,) * length, (length,), guesses, rate)
+
+    @property
+    def length(self) -> int:
+        return self.dims
+
+    def windows(self, X: Any) -> Clips:
+        """Cut clips into the windows they are modelled by.
+
+        Raises:
+            SpaceError: they have another rate.
+        """
+        rate = getattr(X, "rate", self.rate)
+        if rate != self.rate:
+            raise SpaceError(
+                f"the model was fitted on audio of {self.rate} samples a second, this has {rate}; resample it to "
+                f"{self.rate}, or fit a model on this"
+            )
+        clips = [_samples(clip, i) for i, clip in enumerate(X)]
+        return Clips([w for clip in clips for w in np.split(clip, range(self.length, len(clip), self.length))], rate)
+
+    def encode(self, X: Any) -> torch.Tensor:
+        windows = self.windows(X)
+        x = np.full((len(windows), self.length), np.nan, dtype=np.float32)  # which holds every integer of 16 bits
+        for row, window in zip(x, windows, strict=True):
+            row[: len(window)] = window
+        return torch.from_numpy(x)
+
+    def decode(self, x: torch.Tensor) -> Clips:
+        codes = x.detach().cpu().double().numpy().reshape(len(x), -1)
+        return Clips([np.clip(row[~np.isnan(row)].round(), -32768, 32767).astype(np.int16) for row in codes], self.rate)
+
+    def describe(self) -> str:
+        return f"audio, windows of {self.length:,} samples, {self.rate:,} a second"
+
+    def to_json(self) -> dict:
+        return {**super().to_json(), "columns": _pack(self.columns[:1])}
+
+
+def _samples(clip: Any, i: int) -> np.ndarray:
+    clip = np.asarray(clip)
+    if clip.ndim != 1 or len(clip) == 0 or clip.dtype.kind not in "iu":
+        raise DataError(
+            f"clip {i} has shape {clip.shape}, dtype {clip.dtype}; expected at least one sample, as 16-bit integers"
+        )
+    if clip.min() < -32768 or clip.max() > 32767:
+        raise DataError(f"clip {i} holds {clip.max()}; 16-bit samples lie between -32768 and 32767")
+    return clip.astype(np.int16, copy=False)
+
+
+def stacked(sequences: Sequence) -> np.ndarray:
+    """Sequences (T_i, C) as one array (n, T, C) of reals, shorter ones filled up with NaN."""
+    arrays = [np.asarray(s) for s in sequences]
+    wrong = next((a for a in arrays if a.ndim != 2 or a.shape[1:] != arrays[0].shape[1:] or not len(a)), None)
+    if wrong is not None or not arrays:
+        shape = "none" if wrong is None else f"one of shape {wrong.shape}"
+        raise DataError(f"expected sequences of shape (steps, channels), all of as many channels, got {shape}")
+    out = np.full((len(arrays), max(map(len, arrays)), arrays[0].shape[1]), np.nan)
+    for row, array in zip(out, arrays, strict=True):
+        row[: len(array)] = array
+    return out
+
+
+SPACES: dict[str, type[Space]] = {s.type: s for s in (Space, Table, Image, Text, Series, Audio)}
 
 
 def from_json(data: dict) -> Space:
@@ -301,6 +412,8 @@ def from_json(data: dict) -> Space:
     if kind is Text:
         end, levels = data["end"], columns[0].levels
         return Text.of(levels[: len(levels) - end], data["shape"][0], end, data["guesses"])
+    if kind is Audio:
+        return Audio.of(data["shape"][0], data["rate"], data["guesses"])
     return kind(columns=columns, **data)
 
 

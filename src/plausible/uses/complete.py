@@ -3,8 +3,9 @@ r"""Continue a text, a character at a time, from any model that takes its charac
     x_t ~ p(x_t | prompt, x_<t)
 
 Each character costs what one character costs (`start` and `step` of the module), not a pass over all that stands there.
-A model of windows goes on seeing the last part of what went before, as it did when it was fitted; a model of whole
-strings ends them where it will.
+A model of windows goes on seeing the last part of what went before, as it did when it was fitted, or, where its state
+holds all that went before (``endless`` of the module), goes on from that; a model of whole strings ends them where it
+will.
 
     from plausible.uses.complete import complete
     print(complete(model, "To be, or ", length=200, random_state=0))
@@ -136,6 +137,7 @@ class _Pen:
         self.c = None if c is None else c.to(self.module.dtype)
         self.code = {character: k for k, character in enumerate(self.space.columns[0].levels)}
         self.known: list[int] = []
+        self.endless = not self.space.end and getattr(self.module, "endless", False)
         self._begin([])
 
     def _begin(self, codes: list[int]) -> None:
@@ -148,13 +150,13 @@ class _Pen:
 
     def _take(self, k: int) -> None:
         self.at += 1
-        if self.at < self.space.length:
+        if not self.full:
             with torch.no_grad():
                 self.params = self.module.step(self.state, torch.tensor([float(k)], dtype=self.params.dtype))
 
     @property
     def full(self) -> bool:
-        return self.at >= self.space.length
+        return self.at >= self.space.length and not self.endless
 
     def log_p(self) -> torch.Tensor:
         """Return the log probabilities (K,) of what comes next."""

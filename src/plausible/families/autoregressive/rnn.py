@@ -11,8 +11,9 @@ or a long short-term memory (LSTM)
     i, f, o = s(A x + U h),  g = tanh(A_g x + U_g h),  m <- f * m + i * g,  h <- o * tanh(m)
 
 (s the sigmoid), in one or several layers; on a CPU an LSTM trains almost twice as fast. Steps are characters, the time
-steps of a series, pixels row by row, or the columns of a table; `_sequence` says what the net is shown of them, and how the channels of one step are taken in order.
-A context c sets the first state and is shown at every step. Reals have mixtures of normals.
+steps of a series, pixels row by row, or the columns of a table; `_sequence` says what the net is shown of them, and how
+the channels of one step are taken in order. A context c sets the first state and is shown at every step. Reals have
+mixtures of normals.
 
 As what went before is all in the state, a text goes on past the length of a window for as long as one likes.
 
@@ -40,6 +41,7 @@ from plausible.neural import Neural
 from plausible.nn import Dropout
 from plausible.options import estimator, option
 from plausible.space import Space
+from plausible.transforms import Standardise, Transform
 
 AT_ONCE = 8_000_000  # numbers of one kind that are held in memory when nothing is learned
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -228,9 +230,14 @@ class RNN(Neural):
         events=frozenset({"table", "image", "text", "series"}),
         context=True,
         conditionals=True,
+        prefixes=True,
         streams=True,
         given="in_order",
     )
+
+    def _transforms(self, space: Space) -> list[Transform]:
+        # Where sequences end at different places, few values may be left to tell the scale of the last steps.
+        return [Standardise(shared=space.type == "series" and space.ragged)]
 
     def _build(self, space: Space, context_space: Space) -> Module:
         return _RNN(
