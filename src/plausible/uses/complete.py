@@ -145,14 +145,23 @@ class _Pen:
         with torch.no_grad():
             self.state, self.at = self.module.start(1, self.c), 0
             self.params = self.module.step(self.state, None)
-        for k in codes:
-            self._take(k)
+        self._take(codes)
 
-    def _take(self, k: int) -> None:
-        self.at += 1
-        if not self.full:
-            with torch.no_grad():
-                self.params = self.module.step(self.state, torch.tensor([float(k)], dtype=self.params.dtype))
+    def _take(self, codes: list[int]) -> torch.Tensor:
+        """Take in codes that the window has room for; return the parameters (m, K) that stood before each of them."""
+        if not codes:
+            return self.params[:0]
+        self.at += len(codes)
+        values = torch.tensor([codes], dtype=self.params.dtype)
+        with torch.no_grad():
+            if hasattr(self.module, "prime"):  # which reads all of them in one pass
+                after = self.module.prime(self.state, values)
+            else:
+                ahead = values.T[: len(codes) - self.full]
+                after = [self.module.step(self.state, value) for value in ahead]
+        before = torch.cat([self.params, *after])[: len(codes)]
+        self.params = after[-1] if after and not self.full else self.params
+        return before
 
     @property
     def full(self) -> bool:
@@ -171,16 +180,21 @@ class _Pen:
 
     def push(self, k: int) -> None:
         self.known.append(k)
-        self._take(k)
+        self._take([k])
 
     def read(self, text: str) -> float:
         """Take in a text; return its log p given what stood before."""
-        log_p = 0.0
         for character in text:
             if character not in self.code:
                 self.space.encode([character])  # which says what is wrong
-            log_p += float(self.log_p()[self.code[character]])
-            self.push(self.code[character])
+        codes, log_p = [self.code[character] for character in text], 0.0
+        while codes:
+            self.log_p()  # which begins the next window where one is full
+            part = codes if self.endless else codes[: self.space.length - self.at]
+            self.known += part
+            log_each = self._take(part).double().log_softmax(1)
+            log_p += float(log_each[torch.arange(len(part)), part].sum())
+            codes = codes[len(part) :]
         return log_p
 
     def copy(self) -> _Pen:
