@@ -15,6 +15,7 @@ FAMILIES = {
     "neural_cdf": "direct.neural_cdf:NeuralCDF",
     "fvsbn": "autoregressive.fvsbn:FVSBN",
     "nade": "autoregressive.nade:NADE",
+    "orderless_nade": "autoregressive.orderless_nade:OrderlessNADE",
     "markov": "direct.markov:Markov",
     "hmm": "direct.hmm:HMM",
     "made": "autoregressive.made:MADE",

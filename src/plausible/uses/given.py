@@ -122,6 +122,8 @@ def log_prob(model: Any, X: Any, given: Any, *, context: Any = None) -> np.ndarr
         known = known.expand(x.shape)
     else:
         known = _as_mask(model.space_, given, x)
+    if hasattr(model.module_, "log_prob_given"):
+        return _log_prob_given(model, x, known, c)
     part = torch.where(known, x, torch.nan)
     if not _has_marginals(model):
         model.module_.require_order(part)
@@ -226,6 +228,16 @@ def _log_marginal(model: Any, x: torch.Tensor, c: torch.Tensor | None) -> torch.
     """log p of the known cells of codes (n, *shape): (n,)."""
     with torch.no_grad():
         return model._log_prob(model._evaluator(), x, c, None)
+
+
+def _log_prob_given(model: Any, x: torch.Tensor, known: torch.Tensor, c: torch.Tensor | None) -> np.ndarray:
+    """log p(rest | known) of codes (n, *shape) by a module that takes the known cells first: (n,)."""
+    module = model._evaluator()
+    with torch.no_grad():
+        z, terms = model.transforms_.each(x.to(model._device()))
+        known = known.to(z.device).flatten(1)
+        found = module.log_prob_given(z.flatten(1).to(module.dtype), known, None if c is None else c.to(module.dtype))
+        return (found.double() + torch.where(known, 0.0, terms.flatten(1)).sum(1)).cpu().numpy()
 
 
 def _refuse_impossible(log_p: torch.Tensor) -> None:

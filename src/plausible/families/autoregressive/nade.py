@@ -22,18 +22,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from plausible.base import Module, Traits
 from plausible.families.autoregressive import _fused
+from plausible.families.autoregressive._shared_hidden import AT_ONCE, by_blocks
 from plausible.families.autoregressive._stepwise import Stepwise
 from plausible.heads import Heads
 from plausible.neural import Neural
 from plausible.options import estimator, option
 from plausible.space import Space
 
-AT_ONCE = 4_000_000  # hidden units that are held in memory at a time
 NONLINEARITIES = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
 
 
@@ -92,42 +90,11 @@ class _NADE(Stepwise):
         sums, bias = self._before_all(len(z), c)
         if self.bits and _fused.usable(self.W):
             return bias + _fused.hidden_dots(self._features(z), self.W, self.V, sums, self.nonlinearity)
+        x, net = self._features(z), (self.heads.source, self.heads.owner, self.order, self.act)
         rows = max(1, AT_ONCE // self.W.shape[1])
-        parts = [self._by_blocks(z[i : i + rows], sums[i : i + rows]) for i in range(0, len(z), rows)]
+        starts = range(0, len(z), rows)
+        parts = [by_blocks(x[i : i + rows], self.W, self.V, sums[i : i + rows], *net) for i in starts]
         return bias + torch.cat(parts) if parts else bias
-
-    def _by_blocks(self, z: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-        """Return V_d h_d of all dimensions, (n, P), by blocks of as many as fit in memory."""
-        of_features, of_params = self._of_dimension(self.heads.source), self._of_dimension(self.heads.owner)
-        x = F.pad(self._features(z), (0, 1))[:, of_features]  # (n, D, F_d): what is padded is zero
-        W, V = F.pad(self.W, (0, 0, 0, 1))[of_features], F.pad(self.V, (0, 0, 0, 1))[of_params]
-        block = max(1, AT_ONCE // max(sums.numel(), 1))
-        out = []
-        for d in range(0, self.dims, block):
-            part = x[:, d : d + block].transpose(0, 1), W[d : d + block], V[d : d + block]
-            if block < self.dims and torch.is_grad_enabled():  # its hidden units are computed again on the way back
-                sums, dots = checkpoint(self._block, sums, *part, use_reentrant=False, preserve_rng_state=False)
-            else:
-                sums, dots = self._block(sums, *part)
-            out.append(dots)
-        # (n, D, P_d) -> (n, P), each where its parameter lies
-        place = torch.empty(self.heads.size, dtype=torch.long, device=z.device)
-        own = of_params.flatten() < self.heads.size
-        place[of_params.flatten()[own]] = own.nonzero()[:, 0]
-        return torch.cat(out, 1).flatten(1)[:, place]
-
-    def _block(self, sums, x, W, V):
-        """Go through some dimensions: sums (n, H), x (B, n, F_d), W (B, F_d, H), V (B, P_d, H)."""
-        terms = torch.cat([sums[None], x @ W]).cumsum(0)  # (B + 1, n, H)
-        return terms[-1], (self.act(terms[:-1]) @ V.transpose(1, 2)).transpose(0, 1)
-
-    def _of_dimension(self, owner: torch.Tensor) -> torch.Tensor:
-        """Where the entries of each dimension lie, (D, most): those that are missing point one past the end."""
-        n = torch.bincount(owner, minlength=self.dims)
-        rank = torch.arange(int(n.max()), device=owner.device)
-        place = (n.cumsum(0) - n)[:, None] + rank
-        order = F.pad(owner.argsort(stable=True), (0, 1), value=len(owner))
-        return order[torch.where(rank < n[:, None], place, len(owner))]
 
     # -------------------------------------------------------------------------------------------- step by step
 
