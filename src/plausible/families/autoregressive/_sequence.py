@@ -42,11 +42,12 @@ class Steps(nn.Module):
         event: the type of the user's space.
         width: E, what the net takes in for each step.
         hidden: H, what it puts out for each step.
-        within: hidden units of the net inside a step, where C > 1.
+        within: hidden units of the net inside a step, where C > 1; 0 for dimensions that are independent given h_t.
         components: mixture components of the heads.
+        dropout: share of the hidden units inside a step dropped while training.
     """
 
-    def __init__(self, space: Space, event: str, width: int, hidden: int, within: int, components: int):
+    def __init__(self, space: Space, event: str, width: int, hidden: int, within: int, components: int, dropout=0.0):
         super().__init__()
         self.T, self.C = _shape(space, event)
         self.alike, self.own = event in ALIKE, event == "table"
@@ -62,8 +63,9 @@ class Steps(nn.Module):
         n_features = self.head.n_features
         self.W = nn.Parameter(torch.randn(n_features, width) * (1.0 if self.codes else max(n_features, 4) ** -0.5))
         self.place = nn.Parameter(0.1 * torch.randn(1 if self.alike else self.T, width))  # what stands for the start
-        if self.C > 1:
-            self.inner = _MADE(Space(columns, (self.C,)), hidden, (within,), components, 1, True, "relu", 0.0)
+        self.inner = None
+        if self.C > 1 and within:
+            self.inner = _MADE(Space(columns, (self.C,)), hidden, (within,), components, 1, True, "relu", dropout)
         else:
             self.V = nn.Parameter(torch.empty(self.head.size, hidden).uniform_(-0.1, 0.1) / hidden**0.5)
             self.b = nn.Parameter(self.head.initial())
@@ -94,11 +96,11 @@ class Steps(nn.Module):
 
     def look(self, z: torch.Tensor) -> None:
         """Start from the frequencies of the dimensions: z (n, D)."""
-        if self.C > 1:
+        if self.inner is not None:
             self.inner.look(self.in_order(z).reshape(-1, self.C))
             return
         with torch.no_grad():
-            self.b.copy_(self.head.marginal(z if self.own else z.reshape(-1, 1)))
+            self.b.copy_(self.head.marginal(z if self.own else self.in_order(z).reshape(-1, self.C)))
 
     def in_order(self, z: torch.Tensor) -> torch.Tensor:
         """(n, D) with the dimensions of each step side by side."""
@@ -108,13 +110,12 @@ class Steps(nn.Module):
 
     def embed(self, z: torch.Tensor) -> torch.Tensor:
         """Return what a net is shown of each step: (n, D) -> (n, T, E); zero for one that is missing."""
-        n = len(z)
         if self.own:
             x = F.pad(self.heads.features(z), (0, 1))[:, self.features_at]  # (n, D, F_d)
             return torch.einsum("ndf,dfe->nde", x, F.pad(self.W, (0, 0, 0, 1))[self.features_at])
         if self.codes:
             return F.embedding(torch.nan_to_num(z).long(), self.W) * (~z.isnan())[..., None]
-        return (self.head.features(self.in_order(z).reshape(-1, self.C)) @ self.W).reshape(n, self.T, -1)
+        return (self.head.features(self.in_order(z).reshape(-1, self.C)) @ self.W).unflatten(0, (len(z), -1))
 
     def before(self, z: torch.Tensor) -> torch.Tensor:
         """Return what a net is shown when asked for each step, the one before it: (n, D) -> (n, T, E)."""
@@ -125,14 +126,32 @@ class Steps(nn.Module):
 
     def read(self, h: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Return the parameters of all conditionals from the net's outputs: (n, T, H), (n, D) -> (n, P)."""
-        n = len(z)
         if self.C > 1:
-            params = self.inner.conditionals(self.in_order(z).reshape(n * self.T, self.C), h.reshape(n * self.T, -1))
-            return params.reshape(n, -1)[:, self.back]
+            params = self._of_steps(self.in_order(z).reshape(-1, self.C), h.flatten(0, 1))
+            return params.reshape(len(z), -1)[:, self.back]
         if self.own:
             V, b = F.pad(self.V, (0, 0, 0, 1))[self.params_at], F.pad(self.b, (0, 1))[self.params_at]
             return (torch.einsum("ndh,dph->ndp", h, V) + b).flatten(1)[:, self.back]
         return F.linear(h, self.V, self.b).flatten(1)
+
+    def _of_steps(self, z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        """The parameters (m, P) of m steps alike, from their values (m, C) and the net's outputs (m, H)."""
+        return F.linear(h, self.V, self.b) if self.inner is None else self.inner.conditionals(z, h)
+
+    def observed(self, z: torch.Tensor) -> torch.Tensor:
+        """Leave out the last steps (of those that are alike) where all of the examples (n, D) have ended."""
+        if not self.alike:
+            return z
+        ended = z.isnan().all(0).view(-1, self.C).all(1)
+        return z[:, : max(self.T - int(ended.flip(0).long().cumprod(0).sum()), 1) * self.C]
+
+    def log_prob(self, h: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Return log p(z_d | z_<d) from the net's outputs (n, T, H): (n, D); zero where z is missing."""
+        if self.own:
+            return self.heads.log_prob(self.read(h, z), z)
+        inside = self.in_order(z).reshape(-1, self.C)
+        terms = self.head.log_prob(self._of_steps(inside, h.flatten(0, 1)), inside).reshape(len(z), -1)
+        return terms if self.natural else terms[:, self.at.argsort()]
 
     # ------------------------------------------------------------------------------------------------ step by step
 
@@ -148,7 +167,11 @@ class Steps(nn.Module):
 
     def start_step(self, h: torch.Tensor):
         """Return the state inside a step whose net's outputs are h (n, H)."""
-        return self.inner.start(len(h), h)
+        return F.linear(h, self.V, self.b) if self.inner is None else self.inner.start(len(h), h)
+
+    def inside(self, state, c: int, value: torch.Tensor | None) -> torch.Tensor:
+        """Take the value (n,) of the dimension before c in a step; return the parameters of dimension c."""
+        return state[:, self.head.single(c)[1]] if self.inner is None else self.inner.step(state, value)
 
     def params(self, t: int, h: torch.Tensor) -> torch.Tensor:
         """Return the parameters of step t of one dimension from the net's outputs (n, H): (n, P_t)."""

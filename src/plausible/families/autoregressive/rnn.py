@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from plausible.base import Module, Traits
 from plausible.families.autoregressive._sequence import Steps, embedding_width
@@ -69,7 +70,8 @@ class _RNN(Stepwise):
     def __init__(self, space, event, n_context, cell, hidden, layers, within, components, dropout):
         super().__init__()
         self.dims, self.cell, self.hidden = space.dims, cell, hidden
-        self.steps = Steps(space, event, embedding_width(space, event, hidden), hidden, within, components)
+        width = embedding_width(space, event, hidden)
+        self.steps = Steps(space, event, width, hidden, within, components, dropout)
         self.heads = self.steps.heads
         widths = [self.steps.W.shape[1], *[hidden] * layers]
         self.nets = nn.ModuleList(CELLS[cell](e, hidden, batch_first=True) for e in widths[:-1])
@@ -100,9 +102,8 @@ class _RNN(Stepwise):
 
     # ------------------------------------------------------------------------------------------------- all at once
 
-    def conditionals(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the parameters (n, P) of all conditionals, in one pass over z (n, \\*event)."""
-        z = z.flatten(1)
+    def _outputs(self, z: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+        """Return what the last layer says of each step before it is seen: (n, D) -> (n, T, H)."""
         x = self.steps.before(z)  # (n, T, E)
         if c is not None:
             x = x + self.of_context(c)[:, None]
@@ -110,15 +111,26 @@ class _RNN(Stepwise):
             h = h[None]
             x, _ = net(x, (h, torch.zeros_like(h)) if self.cell == "lstm" else h)
             x = self.dropout(x)
-        return self.steps.read(x, z)
+        return x
+
+    def conditionals(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the parameters (n, P) of all conditionals, in one pass over z (n, \\*event)."""
+        z = z.flatten(1)
+        return self.steps.read(self._outputs(z, c), z)
 
     def log_prob_each(self, z, c=None):
         z = z.flatten(1)
+        each = self.steps.observed(z)
         if torch.is_grad_enabled():
-            return super().log_prob_each(z, c)
-        rows = max(1, AT_ONCE // max(self.steps.T * self.hidden * 4, self.heads.size))
-        parts = [slice(i, i + rows) for i in range(0, len(z), rows)] or [slice(0, 0)]
-        return torch.cat([super(_RNN, self).log_prob_each(z[p], None if c is None else c[p]) for p in parts])
+            found = self.steps.log_prob(self._outputs(each, c), each)
+        else:
+            rows = max(1, AT_ONCE // max(self.steps.T * self.hidden * 4, self.heads.size))
+            found = []
+            for i in range(0, max(len(z), 1), rows):
+                part = each[i : i + rows]
+                found.append(self.steps.log_prob(self._outputs(part, None if c is None else c[i : i + rows]), part))
+            found = torch.cat(found)
+        return F.pad(found, (0, z.shape[1] - each.shape[1]))
 
     # ------------------------------------------------------------------------------------------------ step by step
 
@@ -144,7 +156,7 @@ class _RNN(Stepwise):
             if steps.C == 1:
                 return steps.params(t, h)
             state.inner, value = steps.start_step(h), None
-        return steps.inner.step(state.inner, value)
+        return steps.inside(state.inner, c, value)
 
     def _advance(self, state: _State, t: int) -> torch.Tensor:
         """Take the step before t into the state; return the outputs (n, H) of the last layer."""
@@ -214,7 +226,9 @@ class RNN(Neural):
     cell: str = option("lstm", "what carries the state", choices=("lstm", "gru"))
     hidden: int = option(256, "hidden units of each layer", low=1)
     layers: int = option(1, "recurrent layers", low=1)
-    within: int = option(128, "hidden units of the net that takes the channels of one step in order", low=1)
+    within: int = option(
+        128, "hidden units of the net that takes the channels of a step in order; 0: given the past, independent", low=0
+    )
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     dropout: float = option(0.0, "share of the outputs of each layer dropped while training", low=0)
     epochs: int = option(30, "passes over the training examples, at most", low=1)
