@@ -40,7 +40,7 @@ from plausible.space import Space
 from plausible.training import Events, History
 
 PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)  # lambda to choose from
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 3000, 10, 300  # of one fit with epochs='auto'
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 1000, 10, 100  # of one fit with epochs='auto'; the last one has twice as many
 
 
 @dataclass
@@ -138,11 +138,12 @@ class FVSBN(Neural):
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     epochs: int | str = option(
         "auto",
-        f"passes for each penalty, at most; 'auto' for those of {STEPS:,} steps, {FEWEST_EPOCHS} to {MOST_EPOCHS}",
+        f"passes for each penalty, at most; 'auto' for those of {STEPS:,} steps, {FEWEST_EPOCHS} to {MOST_EPOCHS}, "
+        "and twice as many in the end",
         choices=("auto",),
         low=1,
     )
-    learning_rate: float = option(3e-2, "of Adam, at the start", above=0)
+    learning_rate: float = option(5e-2, "of Adam, at the start", above=0)
     patience: int | None = option(
         None, "looks at the held-out loss without improvement before stopping", low=1, choices=(None,)
     )
@@ -173,12 +174,12 @@ class FVSBN(Neural):
             raise OptionError("a checkpoint holds one fit; give the penalty as a number to use one")
         return _Search(self, module, train, held_out, rng)()
 
-    def _fit_once(self, module, train, held_out, rng, **changes) -> History:
+    def _fit_once(self, module, train, held_out, rng, last: bool = True, **changes) -> History:
         """Fit with the penalty that the module has; `changes` are made to the settings."""
         one = copy.copy(self)
         if self.epochs == "auto":
-            changes["epochs"] = -(-STEPS // max(train.n_batches(self.batch_size), 1))
-            changes["epochs"] = min(max(changes["epochs"], FEWEST_EPOCHS), MOST_EPOCHS)
+            epochs = -(-STEPS // max(train.n_batches(self.batch_size), 1))
+            changes["epochs"] = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS) * (1 + last)
         for name, value in changes.items():
             setattr(one, name, value)
         return super(FVSBN, one)._train(module, train, held_out, rng)
@@ -220,7 +221,8 @@ class _Search:
         with warnings.catch_warnings():
             if self.rows:  # the first fit has said it
                 warnings.simplefilter("ignore", BudgetWarning)
-            history = self.model._fit_once(self.module, train, held_out, self.rng, budget=budget)
+            last = held_out is None
+            history = self.model._fit_once(self.module, train, held_out, self.rng, last, budget=budget)
         self.left, self.fits_left = None if self.left is None else self.left - history.seconds, self.fits_left - 1
         before = int(self.rows[-1]["epoch"]) if self.rows else 0
         self.rows += [row | {"epoch": before + row["epoch"]} for row in history.rows]
