@@ -182,7 +182,7 @@ class DiscretisedLogistics(_Mixture):
         super().__init__(columns, components)
         levels = [c.n_levels for c in columns]
         low = [0.0 if k else -math.inf if c.low is None else c.low for c, k in zip(columns, levels, strict=True)]
-        high = [k - 1.0 if k else math.inf for k in levels]
+        high = [k - 1.0 if k else math.inf if c.high is None else c.high for c, k in zip(columns, levels, strict=True)]
         # Levels are 0 .. K-1 and are put on [-1, 1]; counts come standardised already.
         unit = [(k - 1) / 2 if k else 1.0 for k in levels]
         self.register_buffer("low", torch.tensor(low, dtype=torch.float64), persistent=False)

@@ -159,7 +159,7 @@ def _traits(traits: Any) -> dict[str, str]:
     kinds = "all kinds" if traits.kinds >= set(KINDS) else ", ".join(k for k in KINDS if k in traits.kinds)
     return {
         "log_prob": (traits.density or "none").replace("_", " "),
-        "examples": ", ".join(e for e in ("table", "image", "text", "series") if e in traits.events),
+        "examples": ", ".join(e for e in ("table", "image", "text", "series", "audio") if e in traits.events),
         "columns": kinds,
         "missing": "to score" if traits.marginals and not traits.missing else _yes(traits.missing),
         "given": (traits.given or "no").replace("_", " "),

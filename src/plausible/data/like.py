@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plausible.data import tables, texts
+from plausible.data import sounds, tables, texts
 from plausible.data.images import read_images
 from plausible.data.read import ARRAYS, JSON, PARQUET, _gunzip, _load_array, _load_parquet, _naming, windows
 from plausible.errors import DataError, ReadError, SpaceError
-from plausible.space import Series, Space, Table, Text
+from plausible.space import Audio, Series, Space, Table, Text
 
 
 def read_like(path: str | Path, space: Space, *, key: str | None = None) -> Any:
@@ -44,6 +44,8 @@ def read_like(path: str | Path, space: Space, *, key: str | None = None) -> Any:
 
 
 def _raw(path: Path, space: Space, key: str | None) -> Any:
+    if isinstance(space, Audio) and (path.is_dir() or path.suffix.lower() in sounds.SUFFIXES):
+        return sounds.read_sounds(path)
     if path.is_dir():
         return read_images(path)
     if path.stat().st_size == 0:
@@ -96,6 +98,8 @@ def _fitting(found: Any, space: Space) -> Any:
         return _series(found, space)
     if isinstance(space, Text):
         return found
+    if isinstance(space, Audio):
+        return space.windows(found)  # which refuses another rate
     if not isinstance(found, np.ndarray):
         raise SpaceError(f"expected {space.describe()}, got {type(found).__name__}")
     flat = found.ndim == 2 and found.shape[1] == space.dims == space.shape[-2] * space.shape[-1]

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plausible.data import images, tables, texts
+from plausible.data import images, sounds, tables, texts
 from plausible.errors import DataError, ReadError
-from plausible.space import Series, Space, Text, infer
+from plausible.space import Audio, Clips, Series, Space, Text, infer
 
-HOW = ("table", "image", "series", "text", "lines")
+HOW = ("table", "image", "series", "text", "lines", "audio")
 DELIMITED = frozenset((".csv", ".tsv", ".tab", ".data"))
 JSON = frozenset((".json", ".jsonl", ".ndjson"))
 PARQUET = frozenset((".parquet", ".pq"))
@@ -32,7 +32,7 @@ ARRAYS = frozenset((".npy", ".npz"))
 PACKED = frozenset((".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".zst", ".rar"))
 KEYS = ("X", "x", "train", "data", "images")  # of the arrays in one .npz, the one that holds the examples
 STEPS = 24  # of a window of a series, where the series is long enough
-KNOWN = "CSV, TSV, JSON lines or text (also as .gz), Parquet, npy, npz, a folder of images"
+KNOWN = "CSV, TSV, JSON lines or text (also as .gz), Parquet, npy, npz, wav, flac, a folder of images or sounds"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Data:
 
     Args:
         X: a DataFrame; an array (n, D), (n, H, W), (n, H, W, C), (n, C, H, W) or (n, T, C); a list of strings; one
-            long string.
+            long string; `Clips` of sound.
         space: the sample space, inferred over all of `X`. Hand it to an estimator (``space=data.space``) so that a
             level that occurs in the held-out part only is known to it.
         name: for headings: the name of the file.
@@ -66,11 +66,13 @@ class Data:
 
     def __len__(self) -> int:
         """The number of examples; of a long text, the number of windows."""
-        return len(self.space.windows(self.X)) if isinstance(self.space, Text) else len(self.X)
+        return len(self.space.windows(self.X)) if isinstance(self.space, (Text, Audio)) else len(self.X)
 
     def describe(self) -> str:
         """One line for people."""
-        noun = {"table": "rows", "image": "images", "text": "texts", "series": "windows"}[self.space.type]
+        noun = {"table": "rows", "image": "images", "text": "texts", "series": "windows", "audio": "windows"}[
+            self.space.type
+        ]
         noun = "windows" if isinstance(self.X, str) else noun
         return f"{self.name}: {len(self):,} {noun}; {self.space.describe()}"
 
@@ -88,14 +90,15 @@ def read(
     """Read a file or a folder.
 
     Args:
-        path: CSV, TSV, JSON lines, text (each also gzipped), Parquet, npy, npz, a folder of images, or the name of a
-            bundled data set (`plausible.data.bundled.names`).
-        how: what it holds: "table", "image", "series", "text" (one long text) or "lines" (a text a line); None guesses.
+        path: CSV, TSV, JSON lines, text (each also gzipped), Parquet, npy, npz, wav, flac, a folder of images or of
+            sounds, or the name of a bundled data set (`plausible.data.bundled.names`).
+        how: what it holds: "table", "image", "series", "audio", "text" (one long text) or "lines" (a text a line); None
+            guesses.
         kinds: kinds of columns of a table, where the guess is wrong: ``{"age": "real"}``.
         drop: columns to leave out.
         key: which array of an .npz.
         header: whether the first line of a CSV names the columns; None guesses.
-        length: steps in a window of a series, characters in a window of a long text.
+        length: steps in a window of a series, characters in a window of a long text, samples in one of sound.
 
     Returns:
         Data: examples, space and notes.
@@ -128,6 +131,8 @@ def read(
         space = _space(found, how, kinds, length)
         order = "time" if isinstance(found, (str, _Windows)) or space.type == "series" else None
         X = found.values if isinstance(found, _Windows) else found
+        if isinstance(found, Clips) and len(found) == 1:  # one recording: its end is held out, as of a text
+            X, order = space.windows(found), "time"
         stamp = fingerprint(X) if path.is_dir() else fingerprint_file(path)
         return Data(X, space, name, (*notes, *more, *space.guesses), stamp, order)
 
@@ -149,12 +154,18 @@ def _naming(name: str) -> Iterator[None]:
 def _load(path: Path, how: str | None, key: str | None, header: bool | None) -> tuple[Any, tuple[str, ...]]:
     """The raw contents: DataFrame, array, list of strings or string; and what was guessed."""
     if path.is_dir():
-        if how not in (None, "image"):
-            raise DataError(f"a folder is read as images; it cannot be read as {how}")
+        if how not in (None, "image", "audio"):
+            raise DataError(f"a folder is read as images or as sounds; it cannot be read as {how}")
+        if how == "audio" or (how is None and not images.image_files(path) and sounds.sound_files(path)):
+            return sounds.read_sounds(path), ()
         return images.read_images(path), ()
     if path.stat().st_size == 0:
         raise ReadError("the file is empty; expected at least 2 examples")
     suffix = path.suffix.lower()
+    if suffix in sounds.SUFFIXES and how in (None, "audio"):
+        return sounds.read_sounds(path), ()
+    if how == "audio":
+        raise DataError(f"this is no sound; give {', '.join(sorted(sounds.SUFFIXES))} or a folder of them")
     if suffix in ARRAYS:
         return _load_array(path, key)
     if suffix in images.SUFFIXES:
@@ -385,6 +396,9 @@ def _cut(frame: pd.DataFrame, length: int | None, drop: tuple) -> tuple[_Windows
 def _space(found: Any, how: str | None, kinds: Mapping[str, str] | None, length: int | None) -> Space:
     if kinds and not isinstance(found, (pd.DataFrame, np.ndarray)):
         raise DataError("kinds of columns can be given for a table only")
+    if isinstance(found, Clips):
+        space = infer(found)
+        return space if length is None else Audio.of(min(length, max(map(len, found))), space.rate)
     if isinstance(found, _Windows):
         infer(found.values, "series")
         return Series.of(found.values.shape[1], found.channels)
@@ -413,4 +427,5 @@ def fingerprint(X: Any) -> str:
         return hashlib.sha256(X.encode()).hexdigest()[:16]
     keys = row_keys(X).numpy()
     columns = [str(c) for c in X.columns] if isinstance(X, pd.DataFrame) else []
-    return hashlib.sha256(repr((columns, np.shape(X))).encode() + keys.tobytes()).hexdigest()[:16]
+    shape = (len(X),) if isinstance(X, list) else np.shape(X)
+    return hashlib.sha256(repr((columns, shape)).encode() + keys.tobytes()).hexdigest()[:16]

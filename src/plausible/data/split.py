@@ -18,7 +18,7 @@ import torch
 
 from plausible.errors import DataError
 from plausible.randomness import _GOLDEN, _mix
-from plausible.space import Text, infer
+from plausible.space import Clips, Text, infer
 
 BLOCK = 1 << 17  # values hashed at once: 1 MB, which stays in the cache (ten times faster than 32 MB)
 
@@ -73,7 +73,8 @@ def take(X: Any, index: Sequence[int] | np.ndarray) -> Any:
     if isinstance(X, pd.DataFrame):
         return X.iloc[np.asarray(index)]
     if isinstance(X, (list, tuple)):
-        return [X[i] for i in index]
+        taken = [X[i] for i in index]
+        return Clips(taken, X.rate) if isinstance(X, Clips) else taken
     return X[torch.as_tensor(np.asarray(index))] if isinstance(X, torch.Tensor) else np.asarray(X)[np.asarray(index)]
 
 
@@ -150,6 +151,9 @@ def row_keys(X: Any) -> torch.Tensor:
         return total
     if isinstance(X, (list, tuple)) and all(isinstance(s, str) for s in X):
         return _string_keys(np.array(X, dtype=object))
+    if isinstance(X, (list, tuple)) and len({np.shape(x) for x in X}) > 1:  # sequences of different lengths
+        digests = [hashlib.blake2b(np.asarray(x, dtype=np.float64).tobytes(), digest_size=8).digest() for x in X]
+        return torch.from_numpy(np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64))
     values = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
     if values.dtype.kind not in "biuf":
         return row_keys(pd.DataFrame(values.reshape(len(values), -1)).infer_objects())

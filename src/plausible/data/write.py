@@ -2,6 +2,7 @@
 
 table    .csv .tsv .parquet .jsonl         image    folder of .png, one .png (a grid of all), .npz, .npy
 text     .txt .csv .jsonl                  series   .csv (a step a line), .npz, .npy
+audio    folder of .wav; .wav or .flac (all end to end)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from plausible.data import sounds
 from plausible.errors import DataError
 from plausible.space import Image, Space
 
@@ -21,6 +23,7 @@ FORMS = {
     "text": (".txt", ".csv", ".jsonl"),
     "image": (".png", ".npz", ".npy"),
     "series": (".csv", ".npz", ".npy"),
+    "audio": (".wav", ".flac"),
 }
 TILE = 64  # pixels: smaller images are enlarged, by a whole factor, in a grid
 
@@ -30,7 +33,7 @@ def write(X: Any, path: str | Path, space: Space) -> Path:
 
     Args:
         X: examples, as ``model.sample`` returns them.
-        path: where to; for images without a suffix, a folder that receives one .png for each.
+        path: where to; for images and sounds without a suffix, a folder that receives one .png or .wav for each.
         space: what they are (``model.space_``).
 
     Raises:
@@ -41,6 +44,8 @@ def write(X: Any, path: str | Path, space: Space) -> Path:
     path = Path(path)
     if space.type == "image" and (path.is_dir() or not path.suffix):
         return _write_folder(pixels(X, space), path)
+    if space.type == "audio" and (path.is_dir() or not path.suffix):
+        return _write_clips(X, path, space.rate)
     check_form(path, space)
     write_atomically(path, _packed(X, path.suffix.lower(), space))
     return path
@@ -51,10 +56,10 @@ def check_form(path: Path, space: Space) -> None:
     forms = FORMS[space.type]
     if space.type == "table" and getattr(space, "array_dtype", None) is None:
         forms = forms[:4]  # columns of several dtypes are no array
-    if space.type == "image" and (path.is_dir() or not path.suffix):
+    if space.type in ("image", "audio") and (path.is_dir() or not path.suffix):
         return
     if path.suffix.lower() not in forms:
-        folder = " or a folder" if space.type == "image" else ""
+        folder = " or a folder" if space.type in ("image", "audio") else ""
         raise DataError(f"{space.type} samples can be written to {', '.join(forms)}{folder}; got {path.name!r}")
 
 
@@ -66,6 +71,8 @@ def as_text(X: Any, space: Space) -> str:
     """
     if space.type == "image":
         raise DataError("images cannot be printed; write them to a folder or a picture: -o samples/ or -o samples.png")
+    if space.type == "audio":
+        raise DataError("sounds cannot be printed; write them to a folder or a file: -o samples/ or -o samples.wav")
     if space.type == "text":
         return "".join(f"{s}\n" for s in X)
     return _frame(X, space).to_csv(index=False)
@@ -79,6 +86,8 @@ def _packed(X: Any, suffix: str, space: Space) -> bytes:
         np.save(out, np.asarray(X), allow_pickle=False)
     elif suffix == ".png":
         _picture(grid(pixels(X, space))).save(out, "PNG")
+    elif space.type == "audio":
+        return sounds.packed(X, space.rate, suffix)
     elif suffix == ".parquet":
         _frame(X, space).to_parquet(out, index=False)
     elif suffix == ".jsonl":
@@ -107,6 +116,14 @@ def _frame(X: Any, space: Space) -> Any:
     frame.insert(0, "step", np.tile(np.arange(steps), n))
     frame.insert(0, "window", np.repeat(np.arange(n), steps))
     return frame
+
+
+def _write_clips(clips: Any, folder: Path, rate: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = len(str(len(clips) - 1))
+    for i, clip in enumerate(clips):
+        (folder / f"{i:0{digits}}.wav").write_bytes(sounds.packed([clip], rate, ".wav"))
+    return folder
 
 
 # --------------------------------------------------------------------------------------------------------- images

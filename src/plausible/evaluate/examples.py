@@ -10,10 +10,11 @@ import torch
 
 from plausible.space import Column, Image, Series, Space, Table
 
-MOST = {"image": 40, "table": 12, "text": 12, "series": 12}
+MOST = {"image": 40, "table": 12, "text": 12, "series": 12, "audio": 12}
 MAX_MARGINALS = 24
 MAX_LEVELS = 40  # bars of one marginal; the rarer levels are counted together
 BINS = 30
+CURVE = 400  # points of the curve that shows a sound
 
 
 def as_json(space: Space, X: Any, *, most: int | None = None) -> dict:
@@ -35,6 +36,9 @@ def as_json(space: Space, X: Any, *, most: int | None = None) -> dict:
         return {"type": "image", "shape": list(space.shape), "levels": levels, "pixels": _rounded(pixels)}
     if isinstance(space, Series):
         return {"type": "series", "shape": list(space.shape), "values": _rounded(space.encode(X))}
+    if space.type == "audio":  # a curve of at most some hundred points, silence after the end
+        x = np.nan_to_num(space.encode(X).numpy())[:, :: -(-space.dims // CURVE)]
+        return {"type": "series", "shape": [x.shape[1], 1], "values": _rounded(x[:, :, None])}
     if isinstance(space, Table):
         rows = X.itertuples(index=False, name=None) if hasattr(X, "itertuples") else list(X)
         return {"type": "table", "columns": space.names, "rows": [[_cell(v) for v in row] for row in rows]}
@@ -62,6 +66,8 @@ def marginals(space: Space, real: torch.Tensor, made: torch.Tensor) -> list[dict
     real, made = (np.asarray(x.detach().cpu().reshape(len(x), -1), dtype=float) for x in (real, made))
     if space.type == "image":
         return [_marginal("pixel value", space.columns[0], real.ravel(), made.ravel())]
+    if space.type == "audio":
+        return [_marginal("sample", space.columns[0], real.ravel(), made.ravel())]
     if space.type == "text":
         return _text_marginals(space, real, made)
     if space.type == "series":

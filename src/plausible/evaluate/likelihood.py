@@ -157,7 +157,7 @@ def example_name(space: Space) -> str:
     """What one example of the space is called: 'row', 'image', 'string' or 'window'."""
     if space.type == "text":
         return "string" if getattr(space, "end", True) else "window"
-    return {"table": "row", "image": "image", "series": "window"}.get(space.type, "example")
+    return {"table": "row", "image": "image", "series": "window", "audio": "window"}.get(space.type, "example")
 
 
 # ------------------------------------------------------------------------------------------------ two likelihoods

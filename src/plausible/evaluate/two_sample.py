@@ -70,6 +70,8 @@ def features(space: Space, codes: torch.Tensor, *, real: torch.Tensor | None = N
     base = flat if real is None else _flat(real)
     if space.type == "text":
         return _text_features(space, flat, base)
+    if space.type == "audio":  # silence after the end
+        return np.nan_to_num(flat) / (float(np.nanstd(base)) or 1.0)
     if space.type == "image":
         spread = float(np.std(base)) or 1.0
         return (flat - base.mean(0)) / spread

@@ -166,7 +166,7 @@ def listed(words: Sequence[str]) -> str:
 def example_word(comparison: dict) -> str:
     """What one example is called: what the likelihoods are given per, else by the type of the data."""
     per = [r["likelihood"].get("per") for r in comparison["rows"] if r.get("likelihood")]
-    kinds = {"table": "row", "image": "image", "text": "string", "series": "window"}
+    kinds = {"table": "row", "image": "image", "text": "string", "series": "window", "audio": "window"}
     return next(filter(None, per), kinds.get(comparison["data"].get("type"), "example"))
 
 

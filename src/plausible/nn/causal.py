@@ -73,7 +73,7 @@ class CausalConv(nn.Module):
             out = out if bias is None else out + bias
         else:
             out = F.conv2d(x.permute(0, 3, 1, 2), self.kernel(), bias).permute(0, 2, 3, 1)
-        return out if c is None else out + (self.bias + self.of_context(c))[:, None, None]
+        return out if c is None else out + (self.bias + self.of_context(c)).to(out.dtype)[:, None, None]
 
     def _by_products(self, x: torch.Tensor) -> torch.Tensor:
         """The same, a matrix product per row of the kernel."""
@@ -156,7 +156,8 @@ class MaskedNet(_Causal):
         )
 
     def forward(self, x: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        h = self.first(x, c) + self.place
+        h = self.first(x, c)
+        h = h + self.place.to(h.dtype)  # all of it in half precision, where the convolutions are
         if not self.residual:
             h = F.relu(h)
         for block in self.blocks:
@@ -180,7 +181,7 @@ class _GatedLayer(nn.Module):
         sums = self.down(v, c)
         above = F.pad(sums[:, :-1], (0, 0, 0, 0, 1, 0))  # what is known in a row is what the row above has seen
         own = self.across(h, c) + self.from_above(above)
-        own = own if place is None else own + place
+        own = own if place is None else own + place.to(own.dtype)
         new_v, new_h = None if last else gate(sums), self.out(self.dropout(gate(own)))
         if self.first:
             return new_v, new_h

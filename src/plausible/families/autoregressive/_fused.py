@@ -81,7 +81,7 @@ def sample_bits(
     from plausible.families.autoregressive._kernels import nade_sample
 
     z = torch.full_like(u, torch.nan) if known is None else known.to(u).clone()
-    arrays = [t.contiguous().numpy() for t in (z, u.logit(), off.to(u), W, V, b, a.clone())]
+    arrays = [t.detach().contiguous().numpy() for t in (z, u.logit(), off.to(u), W, V, b, a.clone())]
     how = KINDS[kind], W.dtype == torch.float32
     _share(len(u), lambda part, first, last: nade_sample(*arrays, first, last, *how))
     return z
@@ -94,7 +94,7 @@ def sample_linear(
     from plausible.families.autoregressive._kernels import linear_sample
 
     z = torch.full_like(u, torch.nan) if known is None else known.to(u).clone()
-    arrays = [t.contiguous().numpy() for t in (z, u.logit(), weight.T, params.clone())]
+    arrays = [t.detach().contiguous().numpy() for t in (z, u.logit(), weight.T, params.clone())]
     _share(len(u), lambda part, first, last: linear_sample(*arrays, first, last))
     return z
 

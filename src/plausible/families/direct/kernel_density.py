@@ -18,8 +18,8 @@ which r_ij is the share of kernel j in p_-i(x_i):
     H = sum_ij w_i r_ij (x_i - x_j)(x_i - x_j)' / s_j^2,     a_d = sum_ij w_i r_ij [x_id != x_jd]
 
 That is done for the Gaussian kernel; another one gets the width that smooths as much. Of many rows, 2048 stand for all
-against 4096 kernels; then, from there times the rate n^(-1 / (D + 4)), 256 to 1024 rows against all kernels set the
-common size.
+against 4096 kernels, and their common size, which EM approaches ever more slowly, is searched; then, from there times
+the rate n^(-1 / (D + 4)), it is searched again with 256 to 1024 rows against all kernels.
 
 References: Silverman, Density Estimation, 1986. Duin, On the choice of smoothing parameters for Parzen estimators,
 1976. Breiman, Meisel and Purcell, Variable kernel estimates, 1977. Aitchison and Aitken, Multivariate binary
@@ -50,6 +50,7 @@ FEWEST, MOST, TERMS = 256, 1024, 25_000_000  # rows, and terms, of the second, a
 STRIDE = 1.6  # steps of EM are this much longer; below two they still lead uphill
 NUMBERS = (2, 4, 8, 16, 32, 64)  # neighbours to choose from
 PASSES = 4  # of EM before choices of them are compared
+SIZES, NEAR = 1.5, 0.25  # logarithms of the largest factors by which the common size is searched
 FULL_UP_TO = 64  # real columns for which 'auto' takes a full matrix
 
 
@@ -67,7 +68,6 @@ class _KernelDensity(KernelMixture):
         self.log_weights = share.log()
         self._start_reals(share)
         self._start_discrete(share)
-        self.tied = False
         self.spread, self._nearest = torch.ones(1, dtype=share.dtype, device=share.device), None
         self.numbers = self.candidates if len(self.reals) else ()
         if self.numbers:
@@ -175,7 +175,7 @@ class _KernelDensity(KernelMixture):
         return 1 - torch.stack(agree) if agree else products
 
     def update(self) -> None:
-        """The M-step: of all bandwidths, or, of the real columns, of their common size."""
+        """The M-step."""
         _, scatter, squares, _ = self._averages
         self.width.copy_(_lattice.width(squares + self.alone))
         self.stray.copy_(torch.maximum(self._differ, self.least).minimum(0.999 * self.most))
@@ -185,9 +185,7 @@ class _KernelDensity(KernelMixture):
         white = torch.linalg.solve_triangular(root, scatter, upper=False)
         white = torch.linalg.solve_triangular(root, white.T, upper=False)  # L^-1 S L^-T: how H is to change
         ratio = white.diagonal().clamp_min(1e-12)
-        if self.tied:
-            root = root * ratio[live].mean() ** (STRIDE / 2)
-        elif self.shape == "full":
+        if self.shape == "full":
             values, vectors = torch.linalg.eigh(white[live][:, live])
             power = vectors * values.clamp_min(1e-12) ** STRIDE @ vectors.T
             block = root[live][:, live]
@@ -281,10 +279,11 @@ def fit_bandwidths(module: _KernelDensity, train: Events, max_iter: int, rng: to
     n = len(module.centres)
     module.choose(ROWS, SOME, rng)
     best, state = math.inf, None
-    start = module.factor.clone()
-    for k in module.numbers if len(module.numbers) > 1 else ():
-        module.factor.copy_(start)
+    for i, k in enumerate(module.numbers if len(module.numbers) > 1 else ()):
         module.reach(k)
+        if i == 0:  # the others start from what suits the one before
+            improve(PASSES)
+            _set_size(module)
         loss = improve(PASSES).best
         if loss < best:
             best, state = loss, (k, module.factor.clone())
@@ -293,13 +292,31 @@ def fit_bandwidths(module: _KernelDensity, train: Events, max_iter: int, rng: to
     if module.numbers:
         module.reach(state[0] if state else module.numbers[0])
     history = improve(max_iter)
+    _set_size(module)
     if n > SOME and module.learns:
-        module.tied = True
         module.shrink(SOME, n)
         module.choose(min(max(TERMS // n, FEWEST), MOST), n, rng)
-        history = improve(min(max_iter, 4))
+        _set_size(module, NEAR)  # so few rows could not be trusted further from the rate
     module.forget()
     return history
+
+
+def _set_size(module: _KernelDensity, reach: float = SIZES) -> None:
+    """Search the common size of the real columns' bandwidths, up to exp(reach) times what it is."""
+    from scipy.optimize import minimize_scalar
+
+    if module.bandwidth != "likelihood" or not module.learns or not len(module.reals):
+        return
+    factor = module.factor.clone()
+    smallest = float((FLOOR * module._like / factor.diagonal()).log().max())
+
+    def loss(log_size: float) -> float:
+        module.factor.copy_(factor * math.exp(log_size))
+        return float(module.summarise(module.centres, None))
+
+    bounds = (max(-reach, min(smallest, 0.0)), reach)
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": reach / 50})
+    module.factor.copy_(factor * math.exp(found.x) if found.fun < loss(0.0) else factor)
 
 
 def _nothing(batch, rng) -> dict[str, torch.Tensor]:
