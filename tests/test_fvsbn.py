@@ -1,0 +1,166 @@
+"""The linear belief net: logistic regressions of scikit-learn, enumeration, and the choice of the penalty."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.linear_model import LogisticRegression
+
+import plausible as pl
+from plausible.errors import BudgetWarning
+from plausible.families.autoregressive import _fused, fvsbn
+from plausible.families.autoregressive.fvsbn import _FVSBN
+from plausible.heads import N_UNIFORMS
+from plausible.options import OptionError
+from plausible.space import Column, Space
+
+BIT = Column("bit", "binary", (0, 1))
+MIXED = (BIT, Column("colour", "categorical", ("r", "g", "b")), Column("real", "real"), BIT)
+
+
+def net(columns, n_context: int = 0) -> _FVSBN:
+    with torch.random.fork_rng(devices=[]):
+        module = _FVSBN(Space(tuple(columns), (len(columns),)), n_context, 3).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return module
+
+
+def every(dims: int) -> torch.Tensor:
+    return torch.tensor(list(itertools.product(range(2), repeat=dims)), dtype=torch.float64)
+
+
+def chain(n: int, dims: int, seed: int = 0) -> np.ndarray:
+    """Each bit is the one before it but for one in four."""
+    rng = np.random.default_rng(seed)
+    return (np.cumsum(rng.random((n, dims)) < 0.25, 1) + rng.integers(0, 2, (n, 1))) % 2
+
+
+# ------------------------------------------------------------------------------------------------------------- density
+
+
+@pytest.mark.parametrize("n_context", [0, 2])
+def test_the_probabilities_of_all_bits_sum_to_one(n_context):
+    module = net([BIT] * 8, n_context)
+    c = torch.ones(256, 2, dtype=torch.float64) if n_context else None
+    assert module.log_prob(every(8), c).exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+def test_conditionals_are_logits_linear_in_what_is_before():
+    module = net([BIT] * 6)
+    z = every(6)
+    params = module.conditionals(z)
+    for d in range(6):
+        wanted = module.bias[d] + (2 * z[:, :d] - 1) @ module.weight[d, :d]
+        assert torch.allclose(params[:, d], wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("columns", [[BIT] * 6, MIXED], ids=["bits", "mixed"])
+@pytest.mark.parametrize("n_context", [0, 2])
+def test_draws_are_those_of_the_full_pass(columns, n_context):
+    module, dims = net(columns, n_context), len(columns)
+    generator = torch.Generator().manual_seed(1)
+    u = torch.rand(40, dims, N_UNIFORMS, generator=generator, dtype=torch.float64)
+    c = torch.randn(40, 2, generator=generator, dtype=torch.float64) if n_context else None
+    z = torch.zeros(40, dims, dtype=torch.float64)
+    for d in range(dims):
+        z[:, d] = module.heads.sample(module.conditionals(z, c), u)[:, d]
+    assert torch.allclose(module.from_uniforms(u, c), z, atol=1e-9)
+
+
+@pytest.mark.skipif(not _fused.available(), reason="numba is not installed")
+def test_bits_are_drawn_with_and_without_numba_alike(monkeypatch):
+    module = net([BIT] * 7)
+    u = torch.rand(60, 7, N_UNIFORMS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    known = torch.full((60, 7), torch.nan, dtype=torch.float64)
+    known[:, :2] = torch.tensor([1.0, 0.0])
+    compiled = [module.from_uniforms(u), module.from_uniforms(u, None, known)]
+    assert (compiled[1][:, :2] == known[:, :2]).all() and not torch.equal(*compiled)
+    monkeypatch.setattr(_fused, "available", lambda: False)
+    assert torch.equal(module.from_uniforms(u), compiled[0])
+    assert torch.equal(module.from_uniforms(u, None, known), compiled[1])
+
+
+def test_draws_follow_the_probabilities(draws):
+    module = net([BIT] * 4)
+    expected = module.log_prob(every(4)).exp().detach().numpy() * 20_000
+    z = module.sample(20_000, rng=draws).long().numpy()
+    found = np.bincount(np.ravel_multi_index(z.T, (2,) * 4), minlength=16)
+    assert stats.chisquare(found, expected, sum_check=False).pvalue > 1e-3
+
+
+# ---------------------------------------------------------------------------------------------------------- the fit
+
+
+@pytest.mark.parametrize("penalty", [1.0, 30.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_fixed_penalty_is_penalised_logistic_regression(penalty, weighted):
+    """scikit-learn's C is 1 / lambda, and it does not penalise the intercept either."""
+    X = chain(400, 4)
+    w = 1.0 + np.arange(400) % 3 if weighted else None
+    settings = {"validation_fraction": 0.0, "epochs": 200, "batch_size": 400, "random_state": 0}
+    model = pl.FVSBN(penalty=penalty, **settings).fit(X, sample_weight=w)
+    assert model.penalty_ == penalty
+    wanted = np.zeros(len(X))
+    for d in range(4):
+        if d == 0:
+            p = np.full(len(X), np.average(X[:, 0], weights=w))
+        else:
+            logistic = LogisticRegression(C=1 / penalty, tol=1e-8).fit(2 * X[:, :d] - 1, X[:, d], sample_weight=w)
+            p = logistic.predict_proba(2 * X[:, :d] - 1)[:, 1]
+            np.testing.assert_allclose(model.module_.weight[d, :d].detach(), logistic.coef_[0], atol=2e-3)
+        wanted += np.where(X[:, d] == 1, np.log(p), np.log(1 - p))
+    np.testing.assert_allclose(model.log_prob(X), wanted, atol=5e-3)
+
+
+def test_noise_gets_a_large_penalty_and_structure_a_small_one():
+    noise = np.random.default_rng(0).integers(0, 2, (300, 20))
+    copies = np.repeat(np.random.default_rng(1).integers(0, 2, (300, 1)), 4, 1)
+    of_noise = pl.FVSBN(random_state=0).fit(noise).penalty_
+    of_copies = pl.FVSBN(random_state=0).fit(copies).penalty_
+    assert of_noise >= 30 > 1 >= of_copies
+
+
+def test_the_penalty_is_where_the_parabola_is_lowest():
+    at = np.log(fvsbn.PENALTIES)
+    for lowest in (20.0, 2.0):
+        losses = 3 + 0.7 * (at - np.log(lowest)) ** 2
+        k = losses.argmin()
+        assert fvsbn._lowest(losses[: k + 2].tolist()) == pytest.approx(lowest)
+    assert fvsbn._lowest([1.0, 2.0]) == fvsbn.PENALTIES[0]
+    assert fvsbn._lowest([3.0, 2.0, 1.0]) == fvsbn.PENALTIES[2]
+    assert fvsbn._lowest([2.0, 1.0, 1.0]) >= fvsbn.PENALTIES[2]
+
+
+def test_the_last_fit_sees_all_examples_and_the_penalty_is_saved(tmp_path):
+    """The choice is made on a tenth; what comes out is the fit of all with the penalty that was chosen."""
+    X = chain(500, 5)
+    model = pl.FVSBN(random_state=0, batch_size=500).fit(X)
+    again = pl.FVSBN(random_state=1, penalty=model.penalty_, validation_fraction=0.0, batch_size=500, epochs=300).fit(X)
+    np.testing.assert_allclose(model.log_prob(X), again.log_prob(X), atol=0.01)
+    model.save(tmp_path / "m.plausible")
+    assert pl.load(tmp_path / "m.plausible").penalty_ == model.penalty_ > 0
+    rows = model.history_
+    assert rows.epoch.is_monotonic_increasing and rows.epoch.iloc[-1] == model.kept_epoch_
+    assert rows.held_out.isna().iloc[-1] and rows.held_out.notna().any()
+
+
+def test_a_budget_is_kept_and_said_once():
+    X = chain(20_000, 60)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model = pl.FVSBN(random_state=0, budget=1.0, epochs=1000).fit(X)
+    assert [w.category for w in said].count(BudgetWarning) <= 1
+    assert model.stopped_ == "budget" and model.score(X) > -60 * np.log(2)
+
+
+def test_a_checkpoint_needs_a_number(tmp_path):
+    with pytest.raises(OptionError, match="penalty as a number"):
+        pl.FVSBN(checkpoint=str(tmp_path / "c")).fit(chain(100, 3))
