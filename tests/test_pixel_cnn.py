@@ -1,0 +1,374 @@
+"""PixelCNN: sums to one, sees what is before it and no more, and draws fast what full passes would draw."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given as drawn_from
+from hypothesis import settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import plausible as pl
+from plausible.errors import DataError
+from plausible.families.autoregressive import pixel_cnn
+from plausible.families.autoregressive.pixel_cnn import _PixelCNN
+from plausible.nn import causal_steps
+from plausible.nn.causal import CausalConv, GatedNet, MaskedNet
+from plausible.space import Column, Space
+from plausible.uses import given
+
+BIT = Column("bit", "binary", (0, 1))
+THREE = Column("three", "ordinal", (0, 1, 2))
+BYTE = Column("pixel", "ordinal", tuple(range(33)))  # more levels than 32: a mixture of discretised logistics
+REAL = Column("real", "real")
+ARCHITECTURES = ("gated", "residual", "masked")
+
+architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+def net(column, shape, architecture="gated", n_context=0, channels=6, blocks=2, spread=0.4, seed=0) -> _PixelCNN:
+    """A net of random weights, so strong that every connection shows."""
+    space = Space((column,) * math.prod(shape), shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # torch's layers draw their first weights from the global generator
+        module = _PixelCNN(space, n_context, architecture, channels, blocks, 3, 0.0).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(spread * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return module
+
+
+def every(levels: int, dims: int) -> torch.Tensor:
+    return torch.tensor(list(itertools.product(range(levels), repeat=dims)), dtype=torch.float64)
+
+
+def uniforms(module, n: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, module.dims, 2, generator=generator, dtype=module.dtype)
+
+
+# -------------------------------------------------------------------------------------------------- a distribution
+
+
+@architectures
+@pytest.mark.parametrize(
+    "column, shape", [(THREE, (1, 2, 3)), (BIT, (3, 2, 2)), (THREE, (2, 1, 3)), (BYTE, (3, 1, 1)), (BYTE, (1, 1, 2))]
+)
+def test_it_sums_to_one(architecture, column, shape):
+    module = net(column, shape, architecture)
+    z = every(column.n_levels, module.dims)
+    with torch.no_grad():
+        p = torch.cat([module.log_prob(part.view(-1, *shape)).exp() for part in z.split(4000)])
+    assert p.sum().item() == pytest.approx(1, abs=1e-9)
+    assert p.std() > 0.1 * p.mean()  # it is not flat
+
+
+def test_it_sums_to_one_for_each_context():
+    module = net(THREE, (1, 2, 3), n_context=2)
+    z = every(3, 6)
+    found = []
+    for c in ([0.0, 1.0], [1.0, -1.0]):
+        found.append(module.log_prob(z.view(-1, 1, 2, 3), torch.tensor([c]).double().expand(len(z), -1)).exp().detach())
+        assert found[-1].sum().item() == pytest.approx(1, abs=1e-9)
+    assert (found[0] - found[1]).abs().sum() > 0.1
+
+
+def test_colour_of_many_levels_is_one_mixture_for_all_channels():
+    """The product of our conditionals is the sum over components of PixelCNN++, written down as it stands there."""
+    module = net(BYTE, (3, 1, 1))
+    m, k = 3, BYTE.n_levels
+    x = torch.randint(0, k, (200, 3), generator=torch.Generator().manual_seed(1)).double()
+    x[:20] = 0
+    x[20:40, 1] = k - 1
+    with torch.no_grad():
+        ours = module.log_prob(x.view(-1, 3, 1, 1)).numpy()
+        black = torch.zeros(1, 1, 1, 9, dtype=torch.float64)  # a first pixel has seen nothing
+        hidden = module.of_pixels(module.net(black).relu()).relu()
+        raw = (torch.nn.functional.linear(hidden, module.out.weight) + module.bias)[0, 0, 0].numpy()
+    weight = np.exp(raw[:m]) / np.exp(raw[:m]).sum()
+    means, log_scales, slopes = raw[m : 4 * m].reshape(3, m), raw[4 * m : 7 * m].reshape(3, m), np.tanh(raw[7 * m :])
+    y = (x.numpy() - (k - 1) / 2) / ((k - 1) / 2)
+    half = 1 / (k - 1)
+    scales = np.maximum(np.exp(log_scales), half / 50)
+    total = np.zeros(len(x))
+    for i in range(m):
+        alpha, beta, gamma = slopes.reshape(3, m)[:, i]
+        mean = [
+            np.full(len(y), means[0, i]),
+            means[1, i] + alpha * y[:, 0],
+            means[2, i] + beta * y[:, 0] + gamma * y[:, 1],
+        ]
+        p = weight[i] * np.ones(len(y))
+        for j in range(3):
+            law = stats.logistic(mean[j], scales[j, i])
+            upper = np.where(x[:, j] == k - 1, 1.0, law.cdf(y[:, j] + half))
+            lower = np.where(x[:, j] == 0, 0.0, law.cdf(y[:, j] - half))
+            p *= upper - lower
+        total += p
+    seen = total > 1e-9  # differences of cumulatives are lost to rounding below
+    assert seen.sum() > 50
+    np.testing.assert_allclose(ours[seen], np.log(total[seen]), atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ who sees whom
+
+
+def influence(causal, shape, at) -> torch.Tensor:
+    """The size of the gradient of the output at a pixel with respect to each pixel of the input, over some images."""
+    x = torch.randn(30, *shape, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    causal(x)[:, at[0], at[1]].sum().backward()
+    return x.grad[..., 0].abs().sum(0)
+
+
+def causal_net(architecture, shape, blocks, reach=1):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if architecture == "gated":
+            return GatedNet(1, shape, 4, blocks, reach).double()
+        return MaskedNet(1, shape, 4, blocks, reach, residual=architecture == "residual").double()
+
+
+@architectures
+def test_no_pixel_sees_itself_or_a_later_one(architecture):
+    shape = (5, 6)
+    causal = causal_net(architecture, shape, blocks=5)
+    for y, x in itertools.product(range(5), range(6)):
+        later = influence(causal, shape, (y, x)).flatten()[y * 6 + x :]
+        assert later.max() == 0
+
+
+def test_gated_has_no_blind_spot_and_a_single_stack_has_one():
+    shape = (6, 7)
+    for y, x in itertools.product(range(6), range(7)):
+        seen = influence(causal_net("gated", shape, blocks=6), shape, (y, x)).flatten()
+        assert (seen[: y * 7 + x] > 0).all()
+    seen = influence(causal_net("residual", shape, blocks=6), shape, (2, 2))
+    assert seen[1, 3] > 0 and seen[1, 4] == 0  # of the row above, one pixel to the right and no further
+
+
+@architectures
+@pytest.mark.parametrize("shape", [(3, 2, 3), (1, 3, 3), (2, 3, 2)])
+def test_each_value_depends_on_those_before_it_in_order(architecture, shape):
+    """Real pixels let gradients through: the Jacobian in the order R, G, B, pixel by pixel, is strictly triangular."""
+    module = net(REAL, shape, architecture)
+    z = torch.randn(8, module.dims, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda v: module.conditionals(v).sum(0), z)  # (P, n, D)
+    jacobian = jacobian.abs().amax(1).view(module.dims, module.size, module.dims)
+    seen = jacobian.amax(1)[module.order][:, module.order]
+    assert seen.triu().max() == 0
+    channels = shape[0]
+    for d in range(module.dims):  # the channels before it in its pixel, and the pixel to the left
+        first = d - d % channels
+        assert (seen[d, first:d] > 0).all()
+        if (d // channels) % shape[2]:
+            assert (seen[d, first - channels : first] > 0).all()
+
+
+def test_the_channels_of_a_pixel_come_one_after_the_other():
+    channels, height, width = 3, 2, 2
+    order = net(BIT, (channels, height, width)).order
+    places = [(k, y, x) for y in range(height) for x in range(width) for k in range(channels)]
+    assert order == [np.ravel_multi_index(p, (channels, height, width)) for p in places]
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_of_the_mixture_later_channels_see_earlier_ones(channel):
+    module = net(BYTE, (3, 1, 2))
+    z = torch.full((1, 6), 16.0, dtype=torch.float64)
+    other = z.clone()
+    other[0, 2 * channel] = 20  # the first pixel of that channel
+    params = [module.conditionals(v).view(3, 2, -1) for v in (z, other)]
+    changed = (params[0] - params[1]).abs().amax(2) > 0
+    assert changed[:, 0].tolist() == [k > channel for k in range(3)]
+    assert changed[:, 1].all()
+
+
+def test_masked_weights_count_as_none():
+    """As many count as a gradient reaches, in some net of several: in each, some units are switched off."""
+    z = (torch.rand(100, 2, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    modules = [net(BIT, (2, 8, 8), channels=4, blocks=1, seed=seed) for seed in range(4)]
+    for module in modules:
+        module.log_prob(z).sum().backward()
+    gradients = zip(*([p.grad != 0 for p in module.parameters()] for module in modules), strict=True)
+    reached = sum(int(torch.stack(several).any(0).sum()) for several in gradients)
+    assert module.n_parameters == reached < sum(p.numel() for p in module.parameters())
+
+
+@settings(deadline=None, max_examples=20)
+@drawn_from(
+    rows=st.integers(1, 3), left=st.integers(0, 3), right=st.integers(0, 2), n_in=st.integers(1, 3), seed=st.integers(0)
+)
+def test_double_precision_convolves_as_single_does(rows, left, right, n_in, seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**31)
+        for here in {left, left + 1, left + 1 + right} - {0}:
+            conv = CausalConv(n_in, 3, rows, left, right, here)
+            x = torch.randn(2, 4, 5, n_in)
+            torch.testing.assert_close(conv(x).double(), conv.double()(x.double()), atol=1e-5, rtol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- draws
+
+
+def assert_fast_is_slow(module, c=None, n=5, seed=0):
+    u = uniforms(module, n, seed)
+    with torch.no_grad():
+        z = module.from_uniforms(u, c)
+        torch.testing.assert_close(z, module.heads.sample(module.conditionals(z, c), u), atol=1e-9, rtol=1e-9)
+        full, state, value = module.conditionals(z, c), module.start(n, c), None
+        assert sorted(state.order) == list(range(module.dims))
+        for d in state.order:
+            params = module.step(state, value)
+            torch.testing.assert_close(params, full[:, module.heads.single(d)[1]], atol=1e-9, rtol=1e-9)
+            value = z[:, d]
+        again, passes = module.fixed_point(u, c)
+    torch.testing.assert_close(again, z, atol=1e-9, rtol=1e-9)
+    assert passes <= module.dims + 1
+    return z
+
+
+@settings(deadline=None, max_examples=40)
+@drawn_from(
+    architecture=st.sampled_from(ARCHITECTURES),
+    column=st.sampled_from((BIT, THREE, BYTE, REAL)),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+    n_context=st.integers(0, 2),
+    blocks=st.integers(0, 3),
+    seed=st.integers(0, 100),
+)
+def test_the_fast_sampler_is_the_slow_one(architecture, column, shape, n_context, blocks, seed):
+    module = net(column, shape, architecture, n_context, channels=3, blocks=blocks, seed=seed)
+    c = torch.randn(5, n_context, generator=torch.Generator().manual_seed(seed)).double() if n_context else None
+    assert_fast_is_slow(module, c, seed=seed)
+
+
+@architectures
+@pytest.mark.parametrize("column", [BIT, BYTE])
+def test_elsewhere_than_on_the_cpu_the_same_is_drawn(architecture, column, monkeypatch):
+    """Torch's arithmetic in the place of numpy's, as on a GPU."""
+    module = net(column, (2, 3, 4), architecture, n_context=1)
+    c = torch.ones(5, 1).double()
+    z = assert_fast_is_slow(module, c)
+    for where in (causal_steps, pixel_cnn):
+        monkeypatch.setattr(where, "arithmetic", lambda device: causal_steps._ELSEWHERE)
+    with torch.no_grad():
+        assert torch.equal(assert_fast_is_slow(module, c), z)
+
+
+@architectures
+def test_single_precision_draws_the_same_bits(architecture):
+    module = net(BIT, (1, 12, 11), architecture, blocks=3, spread=0.2).float()
+    u = uniforms(module, 300)  # more than are drawn side by side
+    with torch.no_grad():
+        z = module.from_uniforms(u)
+        assert torch.equal(z, module.heads.sample(module.conditionals(z), u))
+    assert 0.2 < z.mean() < 0.8
+
+
+def test_a_step_leaves_what_it_gave_before_alone():
+    module = net(THREE, (1, 2, 2))
+    state = module.start(4)
+    first = module.step(state)
+    kept = first.clone()
+    module.step(state, torch.ones(4))
+    assert torch.equal(first, kept)
+
+
+# -------------------------------------------------------------------------------------------------------- learning
+
+FAST = {"channels": 8, "blocks": 1, "learning_rate": 0.02, "batch_size": 64, "random_state": 0}
+
+
+def stripes(n: int, flip: float = 0.1, seed: int = 0) -> np.ndarray:
+    """Images of 3x2 bits whose rows repeat the first one, but for some flips."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 2, (n, 1, 2)).repeat(3, 1)
+    rows[:, 1:] ^= rng.random((n, 2, 2)) < flip
+    return rows.astype(np.uint8)
+
+
+@architectures
+def test_it_learns_stripes_to_their_entropy(architecture):
+    # A row is the first one with flips, so each of the later rows is known up to the flips of both.
+    images = np.array(list(itertools.product([0, 1], repeat=6))).reshape(-1, 3, 2)
+    rare = (images[:, 1:] != images[:, :1]).sum((1, 2))
+    p = 0.25 * 0.1**rare * 0.9 ** (4 - rare)
+    model = pl.PixelCNN(architecture=architecture, epochs=8, **FAST).fit(stripes(3000))
+    found = np.exp(model.log_prob(images.astype(np.uint8)))
+    assert found.sum() == pytest.approx(1, abs=1e-9)
+    assert (p * np.log(p / found)).sum() < 0.02
+
+
+def test_the_lower_half_given_the_upper():
+    model = pl.PixelCNN(epochs=8, **FAST).fit(stripes(1500, 0.3))
+    upper = np.array([[1, 0], [0, 0], [0, 0]], dtype=np.uint8)
+    below = np.zeros((3, 2), dtype=bool)
+    below[1:] = True
+    drawn = given.sample(model, np.tile(upper, (4000, 1, 1)), mask=below, random_state=0)
+    assert (drawn[:, 0] == [1, 0]).all()
+    states = np.array([[[1, 0], s[:2], s[2:]] for s in itertools.product([0, 1], repeat=4)], dtype=np.uint8)
+    p = np.exp(model.log_prob(states))
+    counts = np.array([(drawn == s).all((1, 2)).sum() for s in states])
+    assert stats.chisquare(counts, 4000 * p / p.sum()).pvalue > 1e-3
+    np.testing.assert_allclose(given.log_prob(model, states, ~below), np.log(p / p.sum()), atol=1e-8)
+    with pytest.raises(DataError, match="in order"):
+        given.sample(model, states, mask=~below)
+
+
+def test_colour_is_completed_within_a_pixel():
+    """Red and green known, blue drawn: what is in order is a matter of channels too."""
+    rng = np.random.default_rng(0)
+    red = rng.integers(0, 2, (800, 1, 1, 1))
+    images = np.concatenate([red, 1 - red, red], 1).repeat(2, 3).astype(np.uint8)
+    model = pl.PixelCNN(epochs=15, space=None, **FAST).fit(images)
+    assert model.score(images) == pytest.approx(-math.log(2), abs=0.1)
+    mask = np.zeros((3, 1, 2), dtype=bool)
+    mask[2, 0, 0] = mask[:, 0, 1] = True  # all from the blue of the first pixel on
+    drawn = given.sample(model, images[:200], mask=mask, random_state=0)
+    assert (drawn == images[:200]).all((1, 2, 3)).mean() > 0.9
+
+
+def test_class_conditional():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 1500)
+    images = (rng.random((1500, 3, 3)) < np.where(label, 0.8, 0.2)[:, None, None]).astype(np.uint8)
+    names = np.array(["dark", "light"])[label]
+    model = pl.PixelCNN(epochs=8, **FAST).fit(images, context=names)
+    for name, share in (("dark", 0.2), ("light", 0.8)):
+        drawn = model.sample(1000, context=[name], random_state=0)
+        assert drawn.mean() == pytest.approx(share, abs=0.03)
+    right = model.log_prob(images, context=names).mean()
+    assert right == pytest.approx(9 * (0.2 * math.log(0.2) + 0.8 * math.log(0.8)), abs=0.2)
+    assert right > model.log_prob(images, context=np.array(["dark", "light"])[1 - label]).mean() + 5
+
+
+def test_grey_of_many_levels_is_learned():
+    """Rows that repeat a tone with a little noise: far fewer bits than a flat or an independent model needs."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(10, 240, (1000, 3, 1))
+    images = np.clip(first + rng.integers(-3, 4, (1000, 3, 4)), 0, 255).astype(np.uint8)
+    fast = FAST | {"batch_size": 32, "learning_rate": 5e-3}
+    model = pl.PixelCNN(epochs=15, **fast).fit(images)
+    bits = -model.score(images) / (12 * math.log(2))
+    truth = (math.log2(230) + 4 * math.log2(7)) / 4  # nearly
+    assert truth - 0.2 < bits < truth + 1.0
+    drawn = model.sample(300, random_state=0).astype(int)
+    assert drawn.shape == (300, 3, 4) and np.median(np.abs(np.diff(drawn, axis=2))) < 8
+
+
+def test_large_nets_are_evaluated_in_single_precision():
+    small, large = (net(BIT, shape, channels=16, blocks=4).float() for shape in ((1, 3, 3), (1, 28, 28)))
+    assert not small.heavy and large.heavy
+    assert large.multiply_adds > 50 * small.multiply_adds
+
+
+def test_halfway_through_training_in_half_precision_nothing_is_lost():
+    images = stripes(1000)
+    found = [pl.PixelCNN(epochs=6, precision=p, **FAST).fit(images).score(images) for p in ("float32", "bfloat16")]
+    assert found[0] == pytest.approx(found[1], abs=0.03)
