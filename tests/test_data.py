@@ -357,7 +357,7 @@ def test_bad_folders(tmp_path):
     (folder / "b.png").write_bytes(b"hello")
     with pytest.raises(ReadError, match="the image b.png cannot be read .*not an image"):
         read(folder)
-    with pytest.raises(DataError, match="a folder is read as images; it cannot be read as table"):
+    with pytest.raises(DataError, match="a folder is read as images or as sounds; it cannot be read as table"):
         read(folder, how="table")
 
 

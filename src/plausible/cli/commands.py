@@ -41,7 +41,7 @@ How = Annotated[
     typer.Option(
         "--as",
         metavar="FORM",
-        help="What DATA holds: a table, image(s), series, text (one) or lines (a text each).",
+        help="What DATA holds: a table, image(s), series, audio, text (one) or lines (a text each).",
         rich_help_panel=READING,
     ),
 ]

@@ -21,6 +21,7 @@ FAMILIES = {
     "made": "autoregressive.made:MADE",
     "transformer": "autoregressive.transformer:Transformer",
     "rnn": "autoregressive.rnn:RNN",
+    "wavenet": "autoregressive.wavenet:WaveNet",
     "pixel_cnn": "autoregressive.pixel_cnn:PixelCNN",
     "coupling_flow": "flow.coupling:CouplingFlow",
     "vae": "latent.vae:VAE",

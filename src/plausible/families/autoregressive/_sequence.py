@@ -20,6 +20,9 @@ every step).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -28,6 +31,7 @@ from plausible.families.autoregressive.made import _MADE
 from plausible.heads import Categorical, Heads
 from plausible.space import Space
 
+AT_ONCE = 8_000_000  # numbers of one kind that are held in memory when nothing is learned
 ALIKE = ("text", "audio", "series")  # events whose steps are all of one kind
 
 
@@ -153,6 +157,22 @@ class Steps(nn.Module):
         terms = self.head.log_prob(self._of_steps(inside, h.flatten(0, 1)), inside).reshape(len(z), -1)
         return terms if self.natural else terms[:, self.at.argsort()]
 
+    def log_prob_each(self, outputs: Callable, z: torch.Tensor, c: torch.Tensor | None, memory: int) -> torch.Tensor:
+        """Return log p(z_d | z_<d), (n, D), where `outputs(z, c)` is the net: (n, D) -> (n, T, H).
+
+        `memory` is how many numbers the net holds for an example; unless gradients are asked for, examples go through
+        it in parts.
+        """
+        seen = self.observed(z)
+        if torch.is_grad_enabled():
+            found = self.log_prob(outputs(seen, c), seen)
+        else:
+            rows = max(1, AT_ONCE // max(memory, self.heads.size))
+            parts = [slice(i, i + rows) for i in range(0, max(len(z), 1), rows)]
+            found = [self.log_prob(outputs(seen[p], None if c is None else c[p]), seen[p]) for p in parts]
+            found = torch.cat(found)
+        return F.pad(found, (0, z.shape[1] - seen.shape[1]))
+
     # ------------------------------------------------------------------------------------------------ step by step
 
     def shown(self, t: int, values: list[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
@@ -172,6 +192,17 @@ class Steps(nn.Module):
     def inside(self, state, c: int, value: torch.Tensor | None) -> torch.Tensor:
         """Take the value (n,) of the dimension before c in a step; return the parameters of dimension c."""
         return state[:, self.head.single(c)[1]] if self.inner is None else self.inner.step(state, value)
+
+    def draw(self, module: Any, state: Any, u: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+        """Draw steps of one dimension by inversion with one head: uniforms (n, D, 2) -> z (n, D)."""
+        head, uniforms = self.head.heads[0], u[:, :, None].unbind(1)  # of each (n, 1, 2)
+        z, value = [], None
+        for d in range(self.dims):
+            value = head.sample(module.step(state, value)[:, None], uniforms[d])[:, 0]
+            if known is not None:
+                value = torch.where(known[:, d].isnan(), value, known[:, d].to(value))
+            z.append(value)
+        return torch.stack(z, 1)
 
     def params(self, t: int, h: torch.Tensor) -> torch.Tensor:
         """Return the parameters of step t of one dimension from the net's outputs (n, H): (n, P_t)."""

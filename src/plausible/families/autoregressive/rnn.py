@@ -33,7 +33,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from plausible.base import Module, Traits
 from plausible.families.autoregressive._sequence import Steps, embedding_width
@@ -44,7 +43,6 @@ from plausible.options import estimator, option
 from plausible.space import Space
 from plausible.transforms import Standardise, Transform
 
-AT_ONCE = 8_000_000  # numbers of one kind that are held in memory when nothing is learned
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -120,17 +118,7 @@ class _RNN(Stepwise):
 
     def log_prob_each(self, z, c=None):
         z = z.flatten(1)
-        each = self.steps.observed(z)
-        if torch.is_grad_enabled():
-            found = self.steps.log_prob(self._outputs(each, c), each)
-        else:
-            rows = max(1, AT_ONCE // max(self.steps.T * self.hidden * 4, self.heads.size))
-            found = []
-            for i in range(0, max(len(z), 1), rows):
-                part = each[i : i + rows]
-                found.append(self.steps.log_prob(self._outputs(part, None if c is None else c[i : i + rows]), part))
-            found = torch.cat(found)
-        return F.pad(found, (0, z.shape[1] - each.shape[1]))
+        return self.steps.log_prob_each(self._outputs, z, c, self.steps.T * self.hidden * 4)
 
     # ------------------------------------------------------------------------------------------------ step by step
 
@@ -182,15 +170,7 @@ class _RNN(Stepwise):
         steps = self.steps
         if steps.own or steps.C > 1:
             return super().from_uniforms(u, c, known)
-        head, state = steps.head.heads[0], self.start(len(u), c)
-        u = u.unflatten(1, (self.dims, 1)).unbind(1)  # of each (n, 1, 2)
-        z, value = [], None
-        for d in range(self.dims):
-            value = head.sample(self.step(state, value)[:, None], u[d])[:, 0]
-            if known is not None:
-                value = torch.where(known[:, d].isnan(), value, known[:, d].to(value))
-            z.append(value)
-        return torch.stack(z, 1)
+        return steps.draw(self, self.start(len(u), c), u, known)
 
 
 def _gru(gates: torch.Tensor, back: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
