@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -143,7 +144,9 @@ class FVSBN(Neural):
         choices=("auto",),
         low=1,
     )
-    learning_rate: float = option(5e-2, "of Adam, at the start", above=0)
+    learning_rate: float | str = option(
+        "auto", "of Adam, at the start; 'auto' is 8 by the number of features, at most 0.05", choices=("auto",), above=0
+    )
     patience: int | None = option(
         None, "looks at the held-out loss without improvement before stopping", low=1, choices=(None,)
     )
@@ -165,6 +168,11 @@ class FVSBN(Neural):
 
     def _build(self, space: Space, context_space: Space) -> Module:
         return _FVSBN(space, context_space.dims, self.components)
+
+    def _step(self, module: Module) -> Callable:
+        if self.learning_rate != "auto":
+            return super()._step(module)
+        return self._minimise(module, learning_rate=min(0.05, 8 / module.heads.n_features))  # all weights move by it
 
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
         if self.penalty != "auto" or held_out is None:
