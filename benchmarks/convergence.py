@@ -281,12 +281,14 @@ COLOURS = (
     "#444444",
     "#e07a5f",
     "#3d5a80",
+    "#b56bd6",
 )
 
 
 def picture(found: dict[Normals, list[Row]]) -> str:
     """All rows of all truths as SVG, log error against log n; theory is dashed."""
     width, height, left, top = 420, 330, 52, 34
+    names = list(dict.fromkeys(r.name for measured in found.values() for r in measured))
     parts = []
     for i, (f, measured) in enumerate(found.items()):
         x0 = left + i * (width + 70)
@@ -297,7 +299,9 @@ def picture(found: dict[Normals, list[Row]]) -> str:
             across = (np.log10(n) - 2) / 2
             return x0 + across * width, top + (high - np.log10(e)) / (high - low) * height
 
-        parts.append(f'<text x="{x0}" y="{top - 12}" font-weight="bold">root MISE against n: {f.name}</text>')
+        parts.append(
+            f'<text x="{x0}" y="{top - 12}" font-weight="bold">root MISE against n: {f.name} (dashed: theory)</text>'
+        )
         parts.append(f'<rect x="{x0}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#999"/>')
         for n in SIZES:
             x = at(n, 1.0)[0]
@@ -309,7 +313,7 @@ def picture(found: dict[Normals, list[Row]]) -> str:
                 parts.append(f'<path d="M{x0} {y:.1f}H{x0 + width}" stroke="#eee"/>')
                 parts.append(f'<text x="{x0 - 6}" y="{y + 4:.1f}" text-anchor="end">{e:g}</text>')
         for k, row in enumerate(measured):
-            colour = COLOURS[k % len(COLOURS)]
+            colour = COLOURS[names.index(row.name) % len(COLOURS)]
             if row.rate:
                 ends = polyline([at(n, row.constant * n**-row.rate) for n in (SIZES[0], SIZES[-1])])
                 parts.append(f'<polyline points="{ends}" fill="none" stroke="{colour}" stroke-dasharray="3 4"/>')
