@@ -168,6 +168,9 @@ def test_with_and_without_numba_the_same(monkeypatch, n_context):
         monkeypatch.setattr(_shared_hidden, "AT_ONCE", at_once)
         for a, b in zip(compiled, answers(), strict=True):
             assert torch.allclose(a, b, atol=1e-9)
+    monkeypatch.setattr(_shared_hidden, "IN_CACHE", 12 * 5)
+    with torch.no_grad():
+        assert torch.allclose(compiled[0], module.log_prob(z, c), atol=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------------- the density

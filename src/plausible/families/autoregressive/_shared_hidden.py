@@ -13,7 +13,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-AT_ONCE = 4_000_000  # hidden units that are held in memory at a time
+AT_ONCE = 4_000_000  # hidden units that are held at a time where gradients are taken
+IN_CACHE = 50_000  # and where none are: ten times faster than what has to come from memory
+
+
+def at_once() -> int:
+    """The number of hidden units to hold at a time."""
+    return AT_ONCE if torch.is_grad_enabled() else IN_CACHE
 
 
 def by_blocks(
@@ -44,7 +50,7 @@ def by_blocks(
         terms = torch.cat([sums[None], x @ W]).cumsum(0)  # (B + 1, n, H)
         return terms[-1], (top(terms[:-1]) @ V.transpose(1, 2)).transpose(0, 1)
 
-    block = max(1, AT_ONCE // max(sums.numel(), 1))
+    block = max(1, at_once() // max(sums.numel(), 1))
     out = []
     for k in range(0, dims, block):
         part = x[:, k : k + block].transpose(0, 1), W[k : k + block], V[k : k + block]

@@ -25,7 +25,7 @@ from torch import nn
 
 from plausible.base import Module, Traits
 from plausible.families.autoregressive import _fused
-from plausible.families.autoregressive._shared_hidden import AT_ONCE, by_blocks
+from plausible.families.autoregressive._shared_hidden import at_once, by_blocks
 from plausible.families.autoregressive._stepwise import Stepwise
 from plausible.heads import Heads
 from plausible.neural import Neural
@@ -91,7 +91,7 @@ class _NADE(Stepwise):
         if self.bits and _fused.usable(self.W):
             return bias + _fused.hidden_dots(self._features(z), self.W, self.V, sums, self.nonlinearity)
         x, net = self._features(z), (self.heads.source, self.heads.owner, self.order, self.act)
-        rows = max(1, AT_ONCE // self.W.shape[1])
+        rows = max(1, at_once() // self.W.shape[1])
         starts = range(0, len(z), rows)
         parts = [by_blocks(x[i : i + rows], self.W, self.V, sums[i : i + rows], *net) for i in starts]
         return bias + torch.cat(parts) if parts else bias

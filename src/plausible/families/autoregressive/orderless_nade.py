@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from plausible.base import Module, Traits
 from plausible.errors import CapabilityError
-from plausible.families.autoregressive._shared_hidden import AT_ONCE, by_blocks
+from plausible.families.autoregressive._shared_hidden import at_once, by_blocks
 from plausible.families.autoregressive._stepwise import Stepwise
 from plausible.heads import Heads
 from plausible.neural import Neural
@@ -109,7 +109,7 @@ class _OrderlessNADE(Stepwise):
     def conditionals(self, z: torch.Tensor, c: torch.Tensor | None = None, s: int = 0) -> torch.Tensor:
         """Return the parameters (n, P) of all conditionals in ordering s."""
         z, parts = z.flatten(1), []
-        rows = max(1, AT_ONCE // max(self.W.shape[1], *(layer.out_features for layer in self.layers), 1))
+        rows = max(1, at_once() // max(self.W.shape[1], *(layer.out_features for layer in self.layers), 1))
         for i in range(0, len(z), rows):
             own = None if c is None else c[i : i + rows]
             first, *above, last = self._biases(len(z[i : i + rows]), own)
