@@ -41,7 +41,7 @@ from plausible.neural import Neural
 from plausible.nn import Dropout
 from plausible.options import estimator, option
 from plausible.space import Space
-from plausible.transforms import Standardise, Transform
+from plausible.transforms import MuLaw, Standardise, Transform
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -190,7 +190,7 @@ def _lstm(gates: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torc
 
 @estimator
 class RNN(Neural):
-    """Recurrent net (GRU or LSTM): exact autoregressive density of text, series, images and tables.
+    """Recurrent net (GRU or LSTM): exact autoregressive density of text, series, images, tables and sound.
 
     References: Hochreiter and Schmidhuber, 1997; Cho et al., 2014, https://arxiv.org/abs/1406.1078
 
@@ -221,7 +221,7 @@ class RNN(Neural):
 
     traits = Traits(
         density="exact",
-        events=frozenset({"table", "image", "text", "series"}),
+        events=frozenset({"table", "image", "text", "series", "audio"}),
         context=True,
         conditionals=True,
         prefixes=True,
@@ -230,6 +230,8 @@ class RNN(Neural):
     )
 
     def _transforms(self, space: Space) -> list[Transform]:
+        if space.type == "audio":
+            return [MuLaw()]
         # Where sequences end at different places, few values may be left to tell the scale of the last steps.
         return [Standardise(shared=space.type == "series" and space.ragged)]
 

@@ -1,0 +1,139 @@
+"""Dilated causal convolutions: mass one, sight that ends where it should, queues that forget nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from plausible.families.autoregressive.wavenet import _WaveNet
+from plausible.heads import N_UNIFORMS
+from plausible.space import Column, Space
+
+BIT, REAL = Column("bit", "binary", (0, 1)), Column("real", "real")
+THREE = Column("three", "categorical", (0, 1, 2))
+
+EVENTS = {
+    "text": ("text", (9,), (THREE,) * 9),
+    "audio": ("audio", (9,), (Column("sample", "count", low=-2.0, high=2.0, step=0.5),) * 9),
+    "reals of a series": ("series", (5, 2), (REAL,) * 10),
+    "colour image": ("image", (2, 2, 2), (BIT,) * 8),
+}
+events = pytest.mark.parametrize("event", EVENTS)
+NETS = [{}, {"stacks": 2}, {"n_context": 2, "layers": 3}]
+nets = pytest.mark.parametrize("options", NETS, ids=str)
+
+
+def net(event="text", layers=2, stacks=1, n_context=0, length=None) -> _WaveNet:
+    """A net of random weights, so strong that every connection shows."""
+    kind, shape, columns = EVENTS[event]
+    if length is not None:
+        shape, columns = (length,), columns[:1] * length
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = _WaveNet(Space(columns, shape), kind, n_context, 6, 8, layers, stacks, 5, 2, 0.0).double().eval()
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.4 * torch.randn(p.shape, generator=rng, dtype=p.dtype))
+    return module
+
+
+def features(n: int, options: dict):
+    width = options.get("n_context", 0)
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64) if width else None
+
+
+@nets
+@pytest.mark.parametrize("event", ["text", "audio", "colour image"])
+def test_the_probabilities_of_all_examples_sum_to_one(event, options):
+    module = net(event, **options, length=None if event == "colour image" else 5)
+    column = EVENTS[event][2][0]
+    values = range(column.n_levels) if column.levels else np.arange(-2, 2.1, 0.5)  # low to high, ends included
+    z = torch.tensor(list(itertools.product(values, repeat=module.dims))).double()
+    c = features(1, options)
+    with torch.no_grad():
+        log_p = module.log_prob(z, None if c is None else c.expand(len(z), -1))
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize(("layers", "stacks", "field"), [(1, 1, 2), (2, 1, 4), (3, 1, 8), (2, 2, 7)])
+def test_a_step_sees_as_far_as_the_dilations_reach(layers, stacks, field):
+    module = net(layers=layers, stacks=stacks, length=14)
+    assert module.receptive_field == field
+    rng = torch.Generator().manual_seed(0)
+    z = torch.randint(3, (200, 14), generator=rng).double()
+    with torch.no_grad():
+        params = module.conditionals(z).unflatten(1, (14, 3))
+        for d in range(14):
+            other = z.clone()
+            other[:, d] = (z[:, d] + 1) % 3
+            changed = (module.conditionals(other).unflatten(1, (14, 3)) - params).abs().amax((0, 2)) > 1e-12
+            assert changed.nonzero()[:, 0].tolist() == list(range(d + 1, min(d + 1 + field, 14)))
+
+
+def test_gradients_reach_earlier_values_only():
+    module = net("reals of a series", layers=3)
+    z = torch.randn(3, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda v: module.log_prob_each(v).sum(0), z).abs().sum(1)
+    assert jacobian.triu(1).eq(0).all() and jacobian.tril().ne(0).sum() == 55
+
+
+def test_the_products_are_convolutions_of_a_library():
+    module = net(layers=2, stacks=1)
+    z = torch.randint(3, (4, 9), generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        h, skip = module.steps.before(z).transpose(1, 2), 0.0
+        for i, d in enumerate(module.dilations):
+            now, later = module.gates[i].weight.chunk(2)
+            kernel = torch.stack([later, now], 2)  # the earlier step first
+            sums = F.conv1d(F.pad(h, (d, 0)), kernel, module.biases[i], dilation=d)
+            u, v = sums.chunk(2, 1)
+            out = F.conv1d(u.tanh() * v.sigmoid(), module.ways[i].weight[:, :, None], module.ways[i].bias)
+            skip = skip + out[:, -8:]
+            h = h + out[:, :-8] if i == 0 else h
+        wanted = module.last(skip.relu().transpose(1, 2)).relu() @ module.steps.V.T + module.steps.b
+        assert torch.allclose(module.conditionals(z), wanted.flatten(1), atol=1e-12)
+
+
+@nets
+@events
+def test_steps_give_the_conditionals_of_the_full_pass(event, options):
+    module = net(event, **options)
+    c = features(6, options)
+    with torch.no_grad():
+        z = module.sample(6, c, rng=torch.Generator().manual_seed(2))
+        params, state, value = module.conditionals(z, c), module.start(6, c), None
+        for d in state.order:
+            assert torch.allclose(module.step(state, value), params[:, module.heads.single(d)[1]], atol=1e-9)
+            value = z[:, d]
+
+
+@nets
+@events
+def test_the_fast_sampler_is_the_slow_one(event, options):
+    module = net(event, **options)
+    c = features(20, options)
+    u = torch.rand(20, module.dims, N_UNIFORMS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    with torch.no_grad():
+        slow = torch.zeros(20, module.dims, dtype=torch.float64)
+        for d in module.order:
+            slow[:, d] = module.heads.sample(module.conditionals(slow, c), u)[:, d]
+        assert torch.allclose(module.from_uniforms(u, c), slow, atol=1e-9)
+        known = torch.full_like(slow, torch.nan)
+        known[:, module.order[:2]] = slow[:, module.order[:2]]
+        assert torch.allclose(module.from_uniforms(u, c, known), slow, atol=1e-9)
+
+
+def test_drawing_does_the_work_of_one_column_for_each_step(monkeypatch):
+    """Each layer is asked for one row an example and step, whatever has been drawn before."""
+    module = net(layers=3, stacks=2, length=30)
+    rows = []
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda b, x, w: rows.append(len(x)) or addmm(b, x, w))
+    with torch.no_grad():
+        module.sample(2, rng=torch.Generator().manual_seed(0))
+    assert rows == [2] * (6 * 30)
