@@ -72,7 +72,7 @@ def described(model: Any, stored: dict | None, path: Path) -> str:
         ("file", f"{size(path)}, {written}"),
         ("fingerprint", f"{model.fingerprint_} (of {of})"),
     ]
-    return "\n".join([aligned(rows), *_columns(model.space_), *_history(model.history_)])
+    return "\n".join([aligned(rows), *_columns(model.space_), *_summary(model), *_history(model.history_)])
 
 
 def _parameters(model: Any) -> str:
@@ -100,6 +100,16 @@ def _columns(space: Any) -> list[str]:
     rows = [(c.name, c.kind, _some(c.levels) if c.levels else "") for c in space.columns[:SHOWN_COLUMNS]]
     more = [f"... ({space.dims} in all)"] if space.dims > SHOWN_COLUMNS else []
     return ["", aligned([("column", "kind", "levels"), *rows]), *more]
+
+
+def _summary(model: Any) -> list[str]:
+    """The parameters of a model that has few enough to be named, a line each."""
+    summary = getattr(model, "summary_", None)
+    if summary is None or len(summary) > 4 * SHOWN_COLUMNS:
+        return []
+    summary = summary.reset_index()
+    rows = [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row] for row in summary.itertuples(index=False)]
+    return ["", aligned([tuple(summary.columns), *rows])]
 
 
 def _history(history: Any) -> list[str]:
