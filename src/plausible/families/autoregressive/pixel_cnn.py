@@ -311,7 +311,7 @@ class PixelCNN(Neural):
         "gated", "of the causal net: without blind spot, or a single stack", choices=("gated", "residual", "masked")
     )
     channels: int = option(32, "of the convolutions", low=1)
-    blocks: int = option(5, "layers or blocks that follow the first one", low=0)
+    blocks: int = option(4, "layers or blocks that follow the first one", low=0)
     components: int = option(5, "mixture components of real and many-levelled pixels", low=1)
     dropout: float = option(0.0, "share of hidden units dropped while training", low=0)
 
