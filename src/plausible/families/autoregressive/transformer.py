@@ -244,7 +244,7 @@ class Transformer(Neural):
 
     Examples:
         >>> import plausible as pl
-        >>> model = pl.Transformer(layers=1, hidden=32, epochs=30, learning_rate=5e-3, random_state=0)
+        >>> model = pl.Transformer(layers=1, hidden=32, epochs=20, batch_size=16, learning_rate=5e-3, random_state=0)
         >>> model = model.fit(["abab", "baba"] * 50)
         >>> round(model.score(["abab", "baba"]), 1)  # one of two: -log 2
         -0.7
@@ -262,7 +262,7 @@ class Transformer(Neural):
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     dropout: float = option(0.0, "share of what each layer adds that is dropped while training", low=0)
     batch_size: int = option(64, "examples per step", low=1)
-    warmup: int = option(50, "steps in which the learning rate rises from zero", low=0)
+    warmup: int = option(20, "steps in which the learning rate rises from zero", low=0)
     clip_norm: float | None = option(1.0, "largest norm of the gradient", above=0)
 
     traits = Traits(
