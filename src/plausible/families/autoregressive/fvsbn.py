@@ -41,7 +41,7 @@ from plausible.space import Space
 from plausible.training import Events, History
 
 PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)  # lambda to choose from
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 1000, 10, 100  # of one fit with epochs='auto'; the last one has twice as many
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 1000, 10, 100  # of one fit with epochs='auto'; the last has four times as many
 
 
 @dataclass
@@ -140,7 +140,7 @@ class FVSBN(Neural):
     epochs: int | str = option(
         "auto",
         f"passes for each penalty, at most; 'auto' for those of {STEPS:,} steps, {FEWEST_EPOCHS} to {MOST_EPOCHS}, "
-        "and twice as many in the end",
+        "and four times as many in the end",
         choices=("auto",),
         low=1,
     )
@@ -187,7 +187,7 @@ class FVSBN(Neural):
         one = copy.copy(self)
         if self.epochs == "auto":
             epochs = -(-STEPS // max(train.n_batches(self.batch_size), 1))
-            changes["epochs"] = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS) * (1 + last)
+            changes["epochs"] = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS) * (4 if last else 1)
         for name, value in changes.items():
             setattr(one, name, value)
         return super(FVSBN, one)._train(module, train, held_out, rng)

@@ -142,6 +142,7 @@ class NADE(Neural):
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace"))
     nonlinearity: str = option("auto", "of the hidden units", choices=("auto", "sigmoid", "tanh", "relu"))
+    learning_rate: float = option(5e-3, "of Adam, at the start", above=0)
 
     traits = Traits(
         density="exact",
