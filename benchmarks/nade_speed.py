@@ -70,9 +70,7 @@ class PlainFVSBN(nn.Module):
 
 def plain(cls: type, start: nn.Module, x: np.ndarray, epochs: int, batch: int) -> nn.Module:
     """Train and return it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the first layer of all has no inputs
-        model = cls(start)
+    model = cls(start)
     data = TensorDataset(torch.from_numpy(x.reshape(len(x), -1)).float())
     loader = DataLoader(data, batch_size=batch, shuffle=True, generator=torch.Generator().manual_seed(0))
     optimiser = torch.optim.Adam(model.parameters(), lr=RATE)
@@ -115,6 +113,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    warnings.filterwarnings("ignore", "Initializing zero-element")  # the first dimension's layer has no inputs
     train, test, what = images(given.examples)
     test = np.random.default_rng(0).permutation(test)[:HELD_OUT]
     x = torch.from_numpy(test.reshape(len(test), -1)).float()
