@@ -32,7 +32,7 @@ def recordings() -> tuple[Clips, Clips]:
     """Training and test."""
     stored = np.load(DATA, allow_pickle=False)
     clips = np.split(stored["audio"], np.cumsum(stored["lengths"])[:-1])
-    test, rate = stored["index"] < 5, int(stored["sample_rate"])
+    test, rate = stored["index"] < 5, int(stored["sample_rate"].item())
     return tuple(Clips([c for c, t in zip(clips, test, strict=True) if t == part], rate) for part in (False, True))
 
 

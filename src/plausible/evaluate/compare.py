@@ -26,7 +26,7 @@ from plausible.evaluate.comparison import CUT_SHORT, Comparison, Row
 from plausible.evaluate.examples import MOST
 from plausible.evaluate.judge import LEAST_ROWS, MOST_TRAINING, Purse, Task, judge, priced, refusal
 from plausible.randomness import seed_of
-from plausible.space import Space, Text
+from plausible.space import Audio, Space, Text
 
 Progress = Callable[[int, int, str], None]  # models done, models in all, what happens now
 
@@ -117,10 +117,10 @@ def _prepare(
         if isinstance(data.X, str) or len(context) != len(data.X):
             raise DataError(f"expected a context with a row for each of {len(data)} examples, got {len(context)}")
         contexts = [take(context, i) for i in (train, test)]
-    if isinstance(data.space, Text):
+    if isinstance(data.space, (Text, Audio)):
         parts = [data.space.windows(part) for part in parts]
     codes = [data.space.encode(part) for part in parts]
-    missing = data.space.type != "text" and any(c.is_floating_point() and bool(c.isnan().any()) for c in codes)
+    missing = not data.space.ragged and any(c.is_floating_point() and bool(c.isnan().any()) for c in codes)
     return Task(data.space, *parts, *codes, *contexts, missing, seed, n_samples, importance_samples)
 
 

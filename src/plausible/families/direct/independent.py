@@ -23,6 +23,7 @@ from plausible.options import estimator, option
 from plausible.randomness import uniform
 from plausible.space import Space
 from plausible.training import Events, History, em, run
+from plausible.transforms import MuLaw, Transform
 
 ENOUGH_ROWS = 20_000
 FADES = 10  # rows of a component that halve its pseudo-row; chosen on held-out rows of six small tables
@@ -205,8 +206,11 @@ class Independent(Generative):
     max_iter: int = option(50, "EM iterations, at most", low=1)
 
     traits = Traits(
-        density="exact", events=frozenset({"table", "image", "text", "series"}), missing=True, given="exact"
+        density="exact", events=frozenset({"table", "image", "text", "series", "audio"}), missing=True, given="exact"
     )
+
+    def _transforms(self, space: Space) -> list[Transform]:
+        return [MuLaw()] if space.type == "audio" else super()._transforms(space)
 
     def _build(self, space: Space, context_space: Space) -> Module:
         return _Independent(space, self.components)
