@@ -85,6 +85,18 @@ def test_padding_of_short_strings_is_not_counted():
     found = likelihood(Fixed(X, values), X)
     assert found.bits_per_dim == pytest.approx(math.log2(3))
     assert found.per == "string"
+    assert found.bits_per_byte == pytest.approx(found.bits_per_dim)  # each character and each end is a byte
+    assert "per byte" not in str(found)
+
+
+def test_bits_per_byte_count_the_bytes_of_characters():
+    X = ["aé", "é€", "a"]  # 1, 2 and 3 bytes a character; the third string ends early
+    values = [-2 * math.log(4)] * 3
+    found = likelihood(Fixed(X, values), X)
+    assert found.bits_per_dim == pytest.approx(2)
+    assert found.bits_per_byte == pytest.approx(12 / (3 + 5 + 2))
+    assert "2.000 bits per character, 1.200 per byte" in str(found)
+    assert likelihood(Fixed(np.eye(3), [-1.0] * 3), np.eye(3)).bits_per_byte is None
 
 
 def test_prints_as_a_person_would_write_it():

@@ -234,6 +234,16 @@ def test_inside_a_window_a_completion_is_scored_by_log_prob(windows):
     assert one.log_prob == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_series_that_ends_early_is_its_beginning():
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(int(t), 2)) for t in rng.integers(2, 6, 60)]
+    model = pl.Transformer(epochs=1, space="series", **SMALL).fit(x)
+    short = next(s for s in x if len(s) == 3)
+    padded = np.concatenate([short, rng.normal(size=(2, 2))])
+    each = model.log_prob([padded], reduce=None)
+    assert model.log_prob([short])[0] == pytest.approx(np.nansum(each[0].reshape(-1)[:6]), abs=1e-9)
+
+
 # ------------------------------------------------------------------------------------------------- the building blocks
 
 

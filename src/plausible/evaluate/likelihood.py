@@ -5,7 +5,8 @@ For examples x_1 .. x_n and values l_i = log p(x_i), or a bound on it, in nats a
     mean = (1/n) sum_i l_i        stderr = sd(l) / sqrt(n)        bits per dimension = - sum_i l_i / (ln 2 sum_i d_i),
 
 where d_i counts the *observed* dimensions of x_i (missing cells and the padding of short strings do not count). This
-is the one place in the package where nats become bits per dimension.
+is the one place in the package where nats become bits per dimension. Of text there are bits per byte of UTF-8 too, in
+which models of different alphabets or vocabularies compare; the end of a string counts as one byte.
 
 What may be concluded from two of them is `verdict`'s business: a lower bound above an exact value proves more than a
 lower bound below it, which proves nothing.
@@ -39,6 +40,7 @@ class Likelihood:
         dimension: what one dimension of it is called: 'column', 'pixel value', 'character', 'value'.
         bits_per_dim: bits per observed dimension over all examples.
         n_importance_samples: the number behind each value, where the values are importance-weighted.
+        bits_per_byte: of text, bits per byte of UTF-8.
     """
 
     values: np.ndarray
@@ -49,6 +51,7 @@ class Likelihood:
     bits_per_dim: float
     n_importance_samples: int | None = None
     unit: str = "nats"
+    bits_per_byte: float | None = None
 
     @property
     def n(self) -> int:
@@ -84,6 +87,7 @@ class Likelihood:
             "unit": self.unit,
             "per": self.per,
             "bits_per_dim": finite(self.bits_per_dim),
+            "bits_per_byte": None if self.bits_per_byte is None else finite(self.bits_per_byte),
             "dimension": self.dimension,
             "n": self.n,
             "n_impossible": self.n_impossible,
@@ -99,7 +103,10 @@ class Likelihood:
         text += f"({kind}, {self.measure} measure, {counted(self.n, self.per)})"
         if self.n_impossible:
             return f"{text}; {counted(self.n_impossible, self.per)} called impossible"
-        return f"{text} = {self.bits_per_dim:.3f} bits per {self.dimension}"
+        text = f"{text} = {self.bits_per_dim:.3f} bits per {self.dimension}"
+        if self.bits_per_byte is None or math.isclose(self.bits_per_byte, self.bits_per_dim):
+            return text
+        return f"{text}, {self.bits_per_byte:.3f} per byte"
 
     def __repr__(self) -> str:
         return f"Likelihood({self})"
@@ -144,6 +151,7 @@ def typed(values: Any, model: Any, X: Any, *, importance_samples: int | None = N
         dimension=space.unit,
         bits_per_dim=bits_per_dim(values, X, space),
         n_importance_samples=importance_samples,
+        bits_per_byte=bits_per_byte(values, X, space) if space.type == "text" else None,
     )
 
 
@@ -151,6 +159,14 @@ def bits_per_dim(values: np.ndarray, X: Any, space: Space) -> float:
     """Return -sum(values) / (ln 2 * observed dimensions), over the examples `X` that `values` (n,) nats belong to."""
     observed = float(space.observed(space.encode(X)).sum())
     return -float(np.sum(values)) / (math.log(2) * observed) if observed else math.nan
+
+
+def bits_per_byte(values: np.ndarray, X: Any, space: Any) -> float:
+    """Return -sum(values) / (ln 2 * bytes) of text; each end of a string that the model had to tell is a byte."""
+    strings = space.windows(X)
+    ends = float(space.observed(space.encode(X)).sum()) - sum(map(len, strings))
+    n_bytes = sum(len(s.encode()) for s in strings) + ends
+    return -float(np.sum(values)) / (math.log(2) * n_bytes) if n_bytes else math.nan
 
 
 def example_name(space: Space) -> str:

@@ -35,6 +35,7 @@ from plausible.nn import Dropout
 from plausible.nn.attention import INITIAL_STD, Decoder, Memory
 from plausible.options import OptionError, estimator, option
 from plausible.space import Image, Space
+from plausible.transforms import Standardise, Transform
 
 AT_ONCE = 4_000_000  # numbers of a layer that are held in memory at a time, where no gradient is wanted
 KEPT = 100_000_000  # keys and values that are held in memory at a time
@@ -270,9 +271,14 @@ class Transformer(Neural):
         events=frozenset({"table", "image", "text", "series"}),
         context=True,
         conditionals=True,
+        prefixes=True,
         streams=True,
         given="in_order",
     )
+
+    def _transforms(self, space: Space) -> list[Transform]:
+        # Where sequences end at different places, few values may be left to tell the scale of the last steps.
+        return [Standardise(shared=space.type == "series" and space.ragged)]
 
     def _build(self, space: Space, context_space: Space) -> Module:
         rotary = self.positions == "rotary" or (self.positions == "auto" and self.space_.type in ("text", "series"))
