@@ -39,7 +39,7 @@ SETS = {
 }
 MODELS: dict[str, dict[str, Any]] = {
     "FVSBN": {},
-    "NADE": {"hidden": 200, "epochs": 100, "learning_rate": 1e-2, "weight_decay": 0.3},
+    "NADE": {"hidden": 200, "epochs": 100, "learning_rate": 1e-2},
     "MADE": {"hidden": (500,), "epochs": 200, "orderings": 8, "dropout": 0.5},
     "OrderlessNADE": {"hidden": (500,), "epochs": 500, "orderings": 16, "dropout": 0.5, "patience": 30},
 }
