@@ -11,8 +11,8 @@ rows of W and V of their own. Text is characters: what `log_prob` says is nats p
 `start` and `step` keep the keys and values of the positions before, so that drawing T values costs about one pass and
 not T; `prime` takes in many known values in one pass.
 
-Expected: 1.60 nats a character on the last tenth of tiny Shakespeare after an hour on two cores
-(`benchmarks/shakespeare.py`; published 1.88 with the small and 1.47 with the large recipe of nanoGPT).
+Aimed at: 1.60 nats a character on the last tenth of tiny Shakespeare after an hour on two cores, which
+`benchmarks/shakespeare.py` measures (published: 1.88 with the small and 1.47 with the large recipe of nanoGPT).
 
 References: Vaswani et al., Attention is all you need, 2017, https://arxiv.org/abs/1706.03762. Radford et al., 2019
 (GPT-2). Chen et al., Generative pretraining from pixels, 2020 (images).
@@ -70,15 +70,13 @@ class _Transformer(Stepwise):
         self.heads = Heads(space, components)
         self.shared = kind != "table"  # one W and V for all dimensions
         self.same_bias = kind in ("text", "series")
-        self.is_text = kind == "text"
         self.in_order = self._order == list(range(space.dims))
         n_features, size = self.heads.n_features, self.heads.size
         if self.shared:
             n_features, size = n_features // space.dims, size // space.dims
-        by_level = self.shared and isinstance(self.heads.heads[0], Categorical)
-        self.by_level = by_level
+        self.by_level = self.shared and isinstance(self.heads.heads[0], Categorical)
         self.W = nn.Parameter(torch.empty(n_features, width))
-        self.V = None if by_level and self.is_text else nn.Parameter(torch.empty(size, width))
+        self.V = None if kind == "text" and self.by_level else nn.Parameter(torch.empty(size, width))
         self.s = nn.Parameter(torch.empty(width))
         self.q = None if rotary else nn.Parameter(torch.empty(space.dims, width))
         for weight in (self.W, self.V, self.s, self.q):
