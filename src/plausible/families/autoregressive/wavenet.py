@@ -15,7 +15,8 @@ of the integers, so that bits per sample compare with those of a lossless coder.
 One sample is drawn at the cost of one column of the net: each layer keeps a queue of what it computed for the last d_l
 steps. All steps at once are one matrix product per layer; nothing here is a convolution of a library.
 
-Expected (benchmarks/fsdd.py): spoken digits, fewer bits per sample than FLAC.
+Aim (benchmarks/fsdd.py): on the test recordings of spoken digits, fewer than the 8.49 bits a sample of FLAC; a net of
+15,000 parameters had 9.75 after 24 seconds on one core, and longer runs are yet to be made.
 
 References: van den Oord et al., WaveNet, 2016, https://arxiv.org/abs/1609.03499. Paine et al., Fast WaveNet generation
 algorithm, 2016, https://arxiv.org/abs/1611.09482. Salimans et al., PixelCNN++, 2017 (the logistics).
