@@ -22,7 +22,7 @@ from plausible.errors import PlausibleError
 
 COMMANDS = ("compare", "fit", "sample", "score", "info", "families", "check")
 SOURCES = Path(commands.__file__).parent
-TRAINED = next(n for n in registry.names() if "epochs" in {f.name for f in flags_of(registry.get(n))})
+TRAINED = "made"
 
 
 def run(*args) -> tuple[int, str, str]:
