@@ -259,7 +259,11 @@ def user_units(model):
     """Weights, means and covariances of a mixture of reals, in the units of the data."""
     s, m = model.transforms_.steps[0], model.module_
     scale, shift = s.scale.numpy(), s.shift.numpy()
-    return m.log_weights.exp().numpy(), m.law.centre.numpy() * scale + shift, m.law.covariance.numpy() * np.outer(scale, scale)
+    return (
+        m.log_weights.exp().numpy(),
+        m.law.centre.numpy() * scale + shift,
+        m.law.covariance.numpy() * np.outer(scale, scale),
+    )
 
 
 def test_mixture_is_that_of_scikit_learn_at_the_same_parameters():
