@@ -29,7 +29,7 @@ class Kernel:
     accept: np.ndarray
 
     def step(self) -> None:
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define step")
 
     def adapt(self) -> None:
         """Learn from the last step; called in warm-up only."""

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from plausible.families.autoregressive._stepwise import Stepwise
 from plausible.families.autoregressive.made import _MADE
 from plausible.heads import Categorical, Heads
 from plausible.space import Space
@@ -234,3 +235,56 @@ def _of_dimension(owner: torch.Tensor, dims: int) -> torch.Tensor:
     places = (n.cumsum(0) - n)[:, None] + rank
     order = F.pad(owner.argsort(stable=True), (0, 1), value=len(owner))
     return order[torch.where(rank < n[:, None], places, len(owner))]
+
+
+class Sequential(Stepwise):
+    """A net over the steps of a sequence. It writes `_outputs`, all at once, and `start` and `_advance`, step by step."""
+
+    steps: Steps
+
+    @property
+    def order(self) -> list[int]:
+        return self.steps.order
+
+    @property
+    def endless(self) -> bool:
+        """Whether `step` may be called for more steps than there are dimensions."""
+        return self.steps.alike
+
+    def look(self, z, weight=None):
+        """Start from the product of the dimensions, or of those of a step."""
+        self.steps.look(z.flatten(1))
+
+    def _outputs(self, z: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+        """Return what the net says of every step from those before it, (n, T, H)."""
+        raise TypeError(f"{type(self).__name__} does not define _outputs")
+
+    def _advance(self, state: Any, t: int) -> torch.Tensor:
+        """Show the net the step before t; return what it says (n, H) of step t."""
+        raise TypeError(f"{type(self).__name__} does not define _advance")
+
+    def conditionals(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the parameters (n, P) of all conditionals, in one pass over z (n, \\*event)."""
+        z = z.flatten(1)
+        return self.steps.read(self._outputs(z, c), z)
+
+    def step(self, state: Any, value: torch.Tensor | None = None) -> torch.Tensor:
+        """Take the value (n,) of the dimension last asked for; return the parameters (n, size_d) of the next one."""
+        steps = self.steps
+        if value is not None:
+            state.values.append(value)
+            state.k += 1
+        t, c = divmod(state.k, steps.C)
+        if c == 0:
+            h = self._advance(state, t)
+            if steps.C == 1:
+                return steps.params(t, h)
+            state.inner, value = steps.start_step(h), None
+        return steps.inside(state.inner, c, value)
+
+    def from_uniforms(self, u, c=None, known=None):
+        """Draw by inversion: uniforms (n, D, 2) -> z (n, D); one head draws all steps that are alike."""
+        steps = self.steps
+        if steps.own or steps.C > 1:
+            return super().from_uniforms(u, c, known)
+        return steps.draw(self, self.start(len(u), c), u, known)

@@ -34,8 +34,7 @@ import torch
 from torch import nn
 
 from plausible.base import Module, Traits
-from plausible.families.autoregressive._sequence import Steps, embedding_width
-from plausible.families.autoregressive._stepwise import Stepwise
+from plausible.families.autoregressive._sequence import Sequential, Steps, embedding_width
 from plausible.neural import Neural
 from plausible.nn import Dropout
 from plausible.options import estimator, option
@@ -61,7 +60,7 @@ class _State:
     k: int = 0  # dimensions given so far
 
 
-class _RNN(Stepwise):
+class _RNN(Sequential):
     """Legend: n examples, T steps, D dimensions, F features of a step, E inputs, H hidden units, P parameters."""
 
     def __init__(self, space, event, n_context, cell, hidden, layers, within, components, dropout):
@@ -77,19 +76,6 @@ class _RNN(Stepwise):
             self.of_context = nn.Linear(n_context, widths[0], bias=False)  # at every step
             self.at_start = nn.Linear(n_context, layers * hidden)
             nn.init.normal_(self.of_context.weight, std=0.1 / n_context**0.5)
-
-    @property
-    def order(self) -> list[int]:
-        return self.steps.order
-
-    @property
-    def endless(self) -> bool:
-        """Whether `step` may be called for more steps than there are dimensions."""
-        return self.steps.alike
-
-    def look(self, z, weight=None):
-        """Start from the product of the dimensions, or of those of a step."""
-        self.steps.look(z.flatten(1))
 
     def _first_states(self, n: int, c: torch.Tensor | None) -> list[torch.Tensor]:
         """The state h of each layer before the first step."""
@@ -110,11 +96,6 @@ class _RNN(Stepwise):
             x = self.dropout(x)
         return x
 
-    def conditionals(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the parameters (n, P) of all conditionals, in one pass over z (n, \\*event)."""
-        z = z.flatten(1)
-        return self.steps.read(self._outputs(z, c), z)
-
     def log_prob_each(self, z, c=None):
         z = z.flatten(1)
         return self.steps.log_prob_each(self._outputs, z, c, self.steps.T * self.hidden * 4)
@@ -130,20 +111,6 @@ class _RNN(Stepwise):
         return _State(
             self.order, cells, self.steps.W @ into, self.steps.place @ into, first, h, [torch.zeros_like(x) for x in h]
         )
-
-    def step(self, state: _State, value: torch.Tensor | None = None) -> torch.Tensor:
-        """Take the value (n,) of the dimension last asked for; return the parameters (n, size_d) of the next one."""
-        steps = self.steps
-        if value is not None:
-            state.values.append(value)
-            state.k += 1
-        t, c = divmod(state.k, steps.C)
-        if c == 0:
-            h = self._advance(state, t)
-            if steps.C == 1:
-                return steps.params(t, h)
-            state.inner, value = steps.start_step(h), None
-        return steps.inside(state.inner, c, value)
 
     def _advance(self, state: _State, t: int) -> torch.Tensor:
         """Take the step before t into the state; return the outputs (n, H) of the last layer."""
@@ -163,13 +130,6 @@ class _RNN(Stepwise):
             else:
                 state.h[i], state.memory[i] = _lstm(gates + back, state.memory[i])
         return state.h[-1]
-
-    def from_uniforms(self, u, c=None, known=None):
-        """Draw by inversion: uniforms (n, D, 2) -> z (n, D); one head draws all steps that are alike."""
-        steps = self.steps
-        if steps.own or steps.C > 1:
-            return super().from_uniforms(u, c, known)
-        return steps.draw(self, self.start(len(u), c), u, known)
 
 
 def _gru(gates: torch.Tensor, back: torch.Tensor, h: torch.Tensor) -> torch.Tensor:

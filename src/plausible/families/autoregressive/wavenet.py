@@ -32,8 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.base import Module, Traits
-from plausible.families.autoregressive._sequence import Steps
-from plausible.families.autoregressive._stepwise import Stepwise
+from plausible.families.autoregressive._sequence import Sequential, Steps
 from plausible.neural import Neural
 from plausible.nn import Dropout
 from plausible.options import estimator, option
@@ -53,7 +52,7 @@ class _State:
     k: int = 0  # dimensions given so far
 
 
-class _WaveNet(Stepwise):
+class _WaveNet(Sequential):
     """Legend: n examples, T steps, D dimensions, H channels, S channels of the skips, P parameters of a step."""
 
     def __init__(self, space, event, n_context, channels, skips, layers, stacks, within, components, dropout):
@@ -74,15 +73,6 @@ class _WaveNet(Stepwise):
         self.dropout = Dropout(dropout)
 
     @property
-    def order(self) -> list[int]:
-        return self.steps.order
-
-    @property
-    def endless(self) -> bool:
-        """Whether `step` may be called for more steps than there are dimensions."""
-        return self.steps.alike
-
-    @property
     def receptive_field(self) -> int:
         """R: how many steps before it a step depends on."""
         return sum(self.dilations) + 1
@@ -91,10 +81,6 @@ class _WaveNet(Stepwise):
     def multiply_adds(self) -> int:
         """Of one example: every weight is used at every step."""
         return self.steps.T * sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
-
-    def look(self, z, weight=None):
-        """Start from the product of the dimensions, or of those of a step."""
-        self.steps.look(z.flatten(1))
 
     # ------------------------------------------------------------------------------------------------- all at once
 
@@ -114,11 +100,6 @@ class _WaveNet(Stepwise):
                 h = h + out[..., : -self.skips]
         return self.last(skip.relu()).relu()
 
-    def conditionals(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the parameters (n, P) of all conditionals, in one pass over z (n, \\*event)."""
-        z = z.flatten(1)
-        return self.steps.read(self._outputs(z, c), z)
-
     def log_prob_each(self, z, c=None):
         z = z.flatten(1)
         return self.steps.log_prob_each(self._outputs, z, c, self.steps.T * self.channels * 4)
@@ -133,20 +114,6 @@ class _WaveNet(Stepwise):
             layers.append((gate.weight.T.contiguous(), bias, way.weight.T.contiguous(), way.bias))
         queues = [self.biases.new_zeros(d, n, 2 * self.channels) for d in self.dilations]
         return _State(self.order, layers, queues)
-
-    def step(self, state: _State, value: torch.Tensor | None = None) -> torch.Tensor:
-        """Take the value (n,) of the dimension last asked for; return the parameters (n, size_d) of the next one."""
-        steps = self.steps
-        if value is not None:
-            state.values.append(value)
-            state.k += 1
-        t, c = divmod(state.k, steps.C)
-        if c == 0:
-            h = self._advance(state, t)
-            if steps.C == 1:
-                return steps.params(t, h)
-            state.inner, value = steps.start_step(h), None
-        return steps.inside(state.inner, c, value)
 
     def _advance(self, state: _State, t: int) -> torch.Tensor:
         """Show the net the step before t; return its outputs (n, S) for step t."""
@@ -168,13 +135,6 @@ class _WaveNet(Stepwise):
             if i + 1 < len(state.layers):
                 h = h + out[:, : -self.skips]
         return self.last(skip.relu()).relu()
-
-    def from_uniforms(self, u, c=None, known=None):
-        """Draw by inversion: uniforms (n, D, 2) -> z (n, D); one head draws all steps that are alike."""
-        steps = self.steps
-        if steps.own or steps.C > 1:
-            return super().from_uniforms(u, c, known)
-        return steps.draw(self, self.start(len(u), c), u, known)
 
 
 @estimator
