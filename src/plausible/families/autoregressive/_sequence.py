@@ -238,7 +238,7 @@ def _of_dimension(owner: torch.Tensor, dims: int) -> torch.Tensor:
 
 
 class Sequential(Stepwise):
-    """A net over the steps of a sequence. It writes `_outputs`, all at once, and `start` and `_advance`, step by step."""
+    """A net over the steps of a sequence: it writes `_outputs`, all at once, `start` and `_advance`, step by step."""
 
     steps: Steps
 
