@@ -154,3 +154,12 @@ def mean_of(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 def variance_of(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """Their weighted variance about that mean (D,)."""
     return mean_of((x - mean_of(x, w)).square(), w)
+
+
+def patterns(z: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(which columns are known (D,), which rows) for every pattern of missing cells among the rows of z (n, D)."""
+    missing = z.isnan()
+    if not missing.any():
+        return [(~missing.any(0), torch.arange(len(z), device=z.device))] if len(z) else []
+    kinds, which = torch.unique(missing, dim=0, return_inverse=True)
+    return [(~kind, (which == p).nonzero()[:, 0]) for p, kind in enumerate(kinds)]

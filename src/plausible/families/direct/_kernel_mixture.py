@@ -8,6 +8,7 @@ import torch
 
 from plausible.base import Module
 from plausible.families.direct import _kernels, _lattice
+from plausible.families.direct._columns import patterns
 from plausible.randomness import uniform
 from plausible.space import Space
 
@@ -163,13 +164,11 @@ class KernelMixture(Module):
 
     def _jobs(self, z: torch.Tensor):
         """(rows, known columns, features) for the rows of z (q, D), by pattern of missing cells; few rows at a time."""
-        patterns, which = torch.unique(z.isnan(), dim=0, return_inverse=True)
-        for p, missing in enumerate(patterns):
-            rows = (which == p).nonzero()[:, 0]
-            safe = self._safe(z[rows], ~missing)
+        for known, rows in patterns(z):
+            safe = self._safe(z[rows], known)
             for direct, part in ((False, rows[safe]), (True, rows[~safe])):
                 for some in part.split(AT_ONCE) if len(part) else ():
-                    yield some, ~missing, self._features(torch.nan_to_num(z[some]), ~missing, direct)
+                    yield some, known, self._features(torch.nan_to_num(z[some]), known, direct)
 
     def log_prob(self, z, c=None, rng=None):
         z = z.reshape(len(z), -1).double()
@@ -214,9 +213,8 @@ class KernelMixture(Module):
         """Make draws from whole Gaussians draws given what is known: add H_mo H_oo^-1 (x_o - what was drawn of it)."""
         x, y = z[:, self.reals], drawn[:, self.reals]
         covariance = self.factor @ self.factor.T
-        patterns, which = torch.unique(x.isnan(), dim=0, return_inverse=True)
-        for p, missing in enumerate(patterns):
-            rows, known = (which == p).nonzero()[:, 0], ~missing
+        for known, rows in patterns(x):
+            missing = ~known
             if missing.any() and known.any():
                 gain = torch.linalg.solve(covariance[known][:, known], covariance[known][:, missing])
                 pull = (x[rows][:, known] - y[rows][:, known]) @ gain

@@ -38,6 +38,7 @@ import torch
 
 from plausible.base import Generative, Module, Traits
 from plausible.errors import DataError
+from plausible.families.direct._columns import patterns
 from plausible.families.direct._series import BASES, Grid, features, nearest_density, nodes, weights_of
 from plausible.options import OptionError, estimator, option
 from plausible.randomness import uniform
@@ -200,7 +201,8 @@ class _Series(Module):
     def log_prob(self, z, c=None, rng=None):
         z = z.reshape(len(z), -1).double()
         out = torch.zeros(len(z), dtype=torch.float64, device=z.device)
-        for known, rows in _patterns(z):
+        for mask, rows in patterns(z):
+            known = mask.nonzero()[:, 0].tolist()
             if known:
                 g, q = self._parts(z[rows], known)
                 a = self.pseudo_rows + self.rows[1]
@@ -238,7 +240,8 @@ class _Series(Module):
         z = z.reshape(len(z), -1).clone()
         u = uniform(rng, (len(z), self.dims + 1), z)
         low, high = self.box
-        for known, rows in _patterns(z):
+        for mask, rows in patterns(z):
+            known = mask.nonzero()[:, 0].tolist()
             for start in range(0, len(rows), ROWS):
                 part = rows[start : start + ROWS]
                 z[part] = self._complete(z[part], known, u[part], low, high)
@@ -271,15 +274,6 @@ def _outer_sum(phi: list[torch.Tensor], w: torch.Tensor) -> torch.Tensor:
     for p in phi[1:]:
         rest = (rest[:, :, None] * p[:, None, :]).flatten(1)
     return (first.T @ rest).reshape([p.shape[1] for p in phi])
-
-
-def _patterns(z: torch.Tensor) -> list[tuple[list[int], torch.Tensor]]:
-    """The known columns of each pattern of missing cells, and the rows that have it."""
-    missing = z.isnan()
-    if not missing.any():
-        return [(list(range(z.shape[1])), torch.arange(len(z), device=z.device))]
-    patterns, which = torch.unique(missing, dim=0, return_inverse=True)
-    return [((~p).nonzero()[:, 0].tolist(), (which == i).nonzero()[:, 0]) for i, p in enumerate(patterns)]
 
 
 @estimator

@@ -22,6 +22,7 @@ from __future__ import annotations
 import torch
 
 from plausible.base import Generative, Module, Traits
+from plausible.families.direct._columns import patterns
 from plausible.options import estimator, option
 from plausible.randomness import row_hash, uniform
 from plausible.space import Space
@@ -93,7 +94,7 @@ class _Histogram(Module):
     def log_prob(self, z, c=None, rng=None):
         z = z.reshape(len(z), -1)
         log_p = torch.empty(len(z), dtype=torch.float64, device=z.device)
-        for known, rows in _patterns(z):
+        for known, rows in patterns(z):
             cells = z[rows][:, known].to(torch.int32)
             log_count = self._log_count(cells, known)
             # In logarithms, as q of many columns is below the smallest float.
@@ -142,7 +143,7 @@ class _Histogram(Module):
             below = self.log_q[start : start + k].exp().cumsum(0)[:-1]
             drawn[:, d] = (u[:, d : d + 1] >= below).sum(1).double()
             start += k
-        for known, rows in _patterns(z):
+        for known, rows in patterns(z):
             cells, v = z[rows][:, known].to(torch.int32), u[rows]
             order, below, first, last = self._matching(cells, known)
             count = below[last] - below[first]
@@ -153,15 +154,6 @@ class _Histogram(Module):
             cell = self.cells[order[torch.minimum(place, last - 1).clamp_min(0)]]
             drawn[rows] = torch.where(counted[:, None], cell.double(), drawn[rows])
         return torch.where(z.isnan(), drawn, z).reshape(shape)
-
-
-def _patterns(z: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(which columns are known (D,), which rows) for every pattern of missing cells among the rows of z (n, D)."""
-    missing = z.isnan()
-    if not missing.any():
-        return [(~missing.any(0), torch.arange(len(z), device=z.device))] if len(z) else []
-    kinds, which = torch.unique(missing, dim=0, return_inverse=True)
-    return [(~kind, (which == p).nonzero()[:, 0]) for p, kind in enumerate(kinds)]
 
 
 @estimator
