@@ -1,4 +1,4 @@
-"""The commands: compare, fit, sample, score, info, families, check.
+"""The commands: compare, fit, sample, score, info, families, check; and one for each use of a model (`cli.uses`).
 
 A command reads its arguments, calls the library, and prints. Options of a family come from the signature of its
 estimator (`plausible.cli.flags`); no family is known here by name. torch and pandas are imported by the command that
@@ -18,79 +18,34 @@ from typing import Annotated, Any
 import typer
 
 from plausible import __version__, registry
-from plausible.cli import wording
+from plausible.cli import uses, wording
+from plausible.cli.arguments import (
+    ONE,
+    OTHER,
+    READING,
+    Complete,
+    Context,
+    DataPath,
+    Drop,
+    Header,
+    How,
+    Key,
+    Kinds,
+    Length,
+    ModelPath,
+    Seed,
+    examples,
+    opened,
+)
 from plausible.cli.flags import checked, duration, with_settings
-from plausible.cli.inputs import context_given, context_of, kinds_of, read_examples, writable
+from plausible.cli.inputs import context_given, context_of, kinds_of, writable
 from plausible.cli.terminal import INTERRUPTED, Command, Group, Steps, busy, fail, say
 
-READING, TYPED = "Reading the data", "plausible.typed"
-ONE, OTHER = registry.names()[:2]  # for examples
-
-# ------------------------------------------------------------------------------------------------------ arguments
-
-DATA_HELP = (
-    "CSV, TSV, JSON lines or text (also as .gz), Parquet, npy, npz, a folder of images, or a bundled data set "
-    "(digits, diabetes)."
-)
-DataPath = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)]
-ModelPath = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A file that `plausible fit` wrote.", show_default=False)
-]
-How = Annotated[
-    str | None,
-    typer.Option(
-        "--as",
-        metavar="FORM",
-        help="What DATA holds: a table, image(s), series, audio, text (one) or lines (a text each).",
-        rich_help_panel=READING,
-    ),
-]
-Kinds = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--kind",
-        metavar="COLUMN=KIND",
-        help="Kind of a column: binary, categorical, ordinal, count or real. Repeatable.",
-        rich_help_panel=READING,
-    ),
-]
-Drop = Annotated[
-    list[str] | None,
-    typer.Option(metavar="COLUMN", help="Leave a column out. Repeatable.", rich_help_panel=READING),
-]
-Key = Annotated[str | None, typer.Option(metavar="NAME", help="Which array of an .npz file.", rich_help_panel=READING)]
-Length = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Steps in a window of a series, characters in a window of a text.",
-        rich_help_panel=READING,
-    ),
-]
-Complete = Annotated[
-    bool,
-    typer.Option("--drop-missing", help="Leave out the rows that have missing cells.", rich_help_panel=READING),
-]
-Header = Annotated[
-    bool | None,
-    typer.Option("--header/--no-header", help="Whether the first line names the columns.", rich_help_panel=READING),
-]
-Context = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="COLUMN", help="Model p(x | c): a column, or an array of the .npz, that is the c. Repeatable."
-    ),
-]
-Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")]
+TYPED = "plausible.typed"
 
 
 def _budget(text: str) -> tuple:
     return (checked(duration, text),)
-
-
-def _examples(*lines: str) -> str:
-    return "\n Examples\n" + "\n".join(f"  plausible {line}" for line in lines)
 
 
 class Commands(Group):
@@ -153,7 +108,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog=_examples(
+    epilog=examples(
         "compare adult.csv --budget 2m",
         f"fit adult.csv --model {OTHER} -o adult.plausible",
         "sample adult.plausible -n 1000 -o more.csv",
@@ -173,7 +128,7 @@ def plausible(
 
 @app.command(
     cls=Command,
-    epilog=_examples(
+    epilog=examples(
         "compare adult.csv",
         f"compare photos/ --budget 10m --models {ONE},{OTHER}",
         "compare names.txt --as lines --seed 1 -o names.html",
@@ -290,7 +245,7 @@ def fit(
 
 app.command(
     cls=Command,
-    epilog=_examples(
+    epilog=examples(
         f"fit adult.csv --model {OTHER} -o adult.plausible",
         "fit adult.csv --model NAME --epochs 20 --budget 5m",
         "fit images.npz --model NAME --context label",
@@ -301,7 +256,7 @@ app.command(
 
 @app.command(
     cls=Command,
-    epilog=_examples(
+    epilog=examples(
         "sample adult.plausible -n 1000 > rows.csv",
         "sample adult.plausible -n 1000 -o rows.parquet --seed 0",
         "sample faces.plausible -n 64 -o faces.png",
@@ -330,7 +285,7 @@ def sample(
     """Draw new examples from a fitted model."""
     from plausible.data.write import as_text, check_form, write
 
-    fitted = _load(model)
+    fitted = opened(model)
     if out is not None:
         check_form(writable(Path(out), folder=True), fitted.space_)
     elif fitted.space_.type == "image":
@@ -345,7 +300,7 @@ def sample(
 
 @app.command(
     cls=Command,
-    epilog=_examples(
+    epilog=examples(
         "score adult.plausible new.csv",
         "score adult.plausible new.csv --per-example | sort -g | head",
         "score digits.plausible digits.npz --importance-samples 100",
@@ -369,7 +324,7 @@ def score(
     from plausible.data.like import read_like
     from plausible.evaluate import likelihood
 
-    fitted = _load(model)
+    fitted = opened(model)
     target = None if out is None else writable(Path(out))
     with busy(f"reading {data}"):
         X = read_like(data, fitted.space_, key=key)
@@ -388,52 +343,12 @@ def score(
         say(f"Wrote {target}")
 
 
-@app.command(
-    cls=Command,
-    epilog=_examples(
-        'complete book.plausible "It was a dark" --length 500',
-        "complete book.plausible --include thunder --include kitchen --seed 1",
-    ),
-)
-def complete(
-    model: ModelPath,
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What comes before.", show_default=False)] = "",
-    length: Annotated[int, typer.Option(min=1, metavar="N", help="Characters to write, at most.")] = 300,
-    include: Annotated[
-        list[str] | None, typer.Option(metavar="WORD", help="A word that must be in it. Repeatable.")
-    ] = None,
-    stop: Annotated[str | None, typer.Option(metavar="TEXT", help="Writing ends with this text.")] = None,
-    temperature: Annotated[
-        float, typer.Option(metavar="T", help="Below 1: what is likely; above: further afield.")
-    ] = 1.0,
-    top_k: Annotated[int | None, typer.Option(min=1, metavar="K", help="Draw from the K likeliest only.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of the draw; fresh if not given.")] = None,
-) -> None:
-    """Continue a text with a fitted model of text, character by character."""
-    from plausible.uses.complete import complete as completed
-    from plausible.uses.complete import stream
-
-    fitted = _load(model)
-    how = {"length": length, "stop": stop, "temperature": temperature, "top_k": top_k, "random_state": seed}
-    if include:
-        found = completed(fitted, prompt, include=include, **how)
-        print(found)
-        say(f"no draw from the model's own distribution: {', '.join(found.altered)}")
-        return
-    characters = stream(fitted, prompt, **how)
-    first = next(characters, "")  # what is refused is refused before anything is printed
-    for piece in (prompt, first, *([] if not first else characters)):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    print()
-
-
-@app.command(cls=Command, epilog=_examples("info adult.plausible"))
+@app.command(cls=Command, epilog=examples("info adult.plausible"))
 def info(model: ModelPath) -> None:
     """Describe a fitted model: what it is, what it was fitted on, how the fit went."""
     from plausible.files import JSON
 
-    fitted = _load(model)
+    fitted = opened(model)
     stored = None
     if registry.format_of(Path(model).suffix) is None:
         with zipfile.ZipFile(model) as archive:
@@ -441,7 +356,7 @@ def info(model: ModelPath) -> None:
     print(wording.described(fitted, stored, Path(model)))
 
 
-@app.command(cls=Command, epilog=_examples("families", f"families {OTHER}"))
+@app.command(cls=Command, epilog=examples("families", f"families {OTHER}"))
 def families(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of a family.", show_default=False)] = None,
 ) -> None:
@@ -471,7 +386,7 @@ def check(
     """
     from plausible.checks import check_model
 
-    estimator = _load(model) if Path(model).exists() else registry.get(model)(**settings)
+    estimator = opened(model) if Path(model).exists() else registry.get(model)(**settings)
     with busy(f"auditing {type(estimator).__name__}"):
         audit = check_model(estimator, on_fail="report", random_state=seed)
     print(wording.aligned([("check", "outcome", ""), *((o.name, o.status, o.detail) for o in audit)]))
@@ -480,13 +395,9 @@ def check(
         raise fail(f"{type(estimator).__name__}: {broken}", 1)
 
 
-app.command(cls=Command, epilog=_examples(f"check {OTHER}", "check NAME --epochs 5", "check adult.plausible"))(
+app.command(cls=Command, epilog=examples(f"check {OTHER}", "check NAME --epochs 5", "check adult.plausible"))(
     with_settings(check)
 )
 
-
-def _load(path: str) -> Any:
-    from plausible.files import load
-
-    with busy(f"loading {path}"):
-        return load(path)
+for _name, (_function, _examples) in uses.COMMANDS.items():
+    app.command(_name, cls=Command, epilog=_examples)(_function)

@@ -1,0 +1,6 @@
+"""A command for each of `plausible.uses`: a file with its function and the examples that end its help."""
+
+from plausible.cli.uses import complete
+
+# name -> function, examples
+COMMANDS = {"complete": (complete.complete, complete.EXAMPLES)}
