@@ -38,7 +38,7 @@ from plausible.cli.arguments import (
     opened,
 )
 from plausible.cli.flags import checked, duration, with_settings
-from plausible.cli.inputs import context_given, context_of, kinds_of, writable
+from plausible.cli.inputs import context_given, context_of, kinds_of, read_examples, writable
 from plausible.cli.terminal import INTERRUPTED, Command, Group, Steps, busy, fail, say
 
 TYPED = "plausible.typed"
