@@ -23,6 +23,7 @@ FAMILIES = {
     "rnn": "autoregressive.rnn:RNN",
     "wavenet": "autoregressive.wavenet:WaveNet",
     "pixel_cnn": "autoregressive.pixel_cnn:PixelCNN",
+    "pixel_rnn": "autoregressive.pixel_rnn:PixelRNN",
     "coupling_flow": "flow.coupling:CouplingFlow",
     "vae": "latent.vae:VAE",
     "diffusion": "diffusion.denoising:Diffusion",

@@ -111,14 +111,17 @@ class _Plain(nn.Module):
         return self.dropout(F.relu(self.conv(x, c)))
 
 
-class _Causal(nn.Module):
+class CausalNet(nn.Module):
+    """From the features of all pixels to what is said at each from those before it; see the head of this file."""
+
+    shape: tuple[int, int]  # height and width
     width: int  # channels it puts out
 
     def convolutions(self) -> list[CausalConv]:
         return [m for m in self.modules() if isinstance(m, CausalConv)]
 
 
-class MaskedNet(_Causal):
+class MaskedNet(CausalNet):
     """One stack of masked convolutions, plain or residual (in which the width is twice the channels).
 
     Args:
@@ -188,7 +191,7 @@ class _GatedLayer(nn.Module):
         return None if last else v + new_v, h + new_h
 
 
-class GatedNet(_Causal):
+class GatedNet(CausalNet):
     """Vertical and horizontal stack of gated convolutions. Arguments as those of `MaskedNet`."""
 
     def __init__(

@@ -67,7 +67,7 @@ class _Row:
         self.windows = xp.windows(self.cells, (width, conv.columns * conv.n_in, n), (size, n, 1))
 
 
-class _Cache:
+class Cache:
     """The rows that a convolution looks at, and its weights."""
 
     def __init__(self, conv: CausalConv, width: int, n: int, c: torch.Tensor | None, xp: SimpleNamespace):
@@ -110,8 +110,8 @@ class Affine:
         return self._dot(self.weight, x, out)
 
 
-class _Steps:
-    """Common to both: where we are, and scratch space."""
+class PixelSteps:
+    """Common to all: where we are, and scratch space. What each writes: `note`, `begin_row` and `column`."""
 
     def __init__(self, net: nn.Module, n: int, c: torch.Tensor | None):
         self.height, self.row_width = net.shape
@@ -143,14 +143,14 @@ class _Steps:
         return self.column(self.x)
 
 
-class MaskedSteps(_Steps):
+class MaskedSteps(PixelSteps):
     """`MaskedNet`, pixel by pixel."""
 
     def __init__(self, net: MaskedNet, n: int, c: torch.Tensor | None = None):
         super().__init__(net, n, c)
         self.residual = net.residual
         self.first, *self.caches = (
-            _Cache(conv, self.row_width, n, c, self.xp) for conv in (net.first, *(block.conv for block in net.blocks))
+            Cache(conv, self.row_width, n, c, self.xp) for conv in (net.first, *(block.conv for block in net.blocks))
         )
         self.out, self.inside = self.with_ones(net.width)
         self.zero, self.term = self.zeros(net.width + 1), self.zeros(net.width)
@@ -197,7 +197,7 @@ class MaskedSteps(_Steps):
         return h
 
 
-class GatedSteps(_Steps):
+class GatedSteps(PixelSteps):
     """`GatedNet`, pixel by pixel."""
 
     def __init__(self, net: GatedNet, n: int, c: torch.Tensor | None = None):
@@ -242,7 +242,7 @@ class _GatedSteps:
 
     def __init__(self, layer: nn.Module, width: int, n: int, c: torch.Tensor | None, xp: SimpleNamespace):
         self.xp, self.first, self.channels = xp, layer.first, layer.out.in_features
-        self.down, self.across = (_Cache(conv, width, n, c, xp) for conv in (layer.down, layer.across))
+        self.down, self.across = (Cache(conv, width, n, c, xp) for conv in (layer.down, layer.across))
         half = torch.ones(2 * self.channels, 1).to(layer.out.weight)
         half[self.channels :] = 0.5
         self.half = xp.array(half)

@@ -37,6 +37,7 @@ from plausible.base import Module, Traits
 from plausible.families.autoregressive._sequence import Sequential, Steps, embedding_width
 from plausible.neural import Neural
 from plausible.nn import Dropout
+from plausible.nn.recurrent import lstm_cell
 from plausible.options import estimator, option
 from plausible.space import Space
 from plausible.transforms import MuLaw, Standardise, Transform
@@ -128,7 +129,7 @@ class _RNN(Sequential):
             if self.cell == "gru":
                 state.h[i] = _gru(gates, back, state.h[i])
             else:
-                state.h[i], state.memory[i] = _lstm(gates + back, state.memory[i])
+                state.h[i], state.memory[i] = lstm_cell(gates + back, state.memory[i])
         return state.h[-1]
 
 
@@ -138,13 +139,6 @@ def _gru(gates: torch.Tensor, back: torch.Tensor, h: torch.Tensor) -> torch.Tens
     r_back, u_back, g_back = back.chunk(3, -1)
     g = torch.addcmul(g, (r + r_back).sigmoid_(), g_back).tanh_()
     return torch.lerp(g, h, (u + u_back).sigmoid_())
-
-
-def _lstm(gates: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next state and memory (n, H) from the gates i, f, g, o (n, 4 H)."""
-    i, f, g, o = gates.chunk(4, -1)
-    memory = torch.addcmul(f.sigmoid() * memory, i.sigmoid(), g.tanh())
-    return o.sigmoid() * memory.tanh(), memory
 
 
 @estimator
