@@ -13,19 +13,20 @@ generative classifiers, 2001.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d
 
 from plausible import registry
-from plausible.data import take
 from plausible.errors import CapabilityError, DataError
 from plausible.randomness import generator, seed_of
 from plausible.space import infer
+from plausible.uses.class_models import fit_classes, log_prob_classes, sample_classes
 
 
 class BayesClassifier(ClassifierMixin, BaseEstimator):
@@ -42,6 +43,7 @@ class BayesClassifier(ClassifierMixin, BaseEstimator):
     Attributes:
         classes_: the labels, sorted.
         models_: the fitted models: one, or one for each class.
+        contexts_: where there is one model, the context of each class, a DataFrame of K rows; else None.
         log_prior_: log p(c) of each class.
 
     Examples:
@@ -81,12 +83,7 @@ class BayesClassifier(ClassifierMixin, BaseEstimator):
             CapabilityError: the model has no density.
             DataError: X and y do not fit together, or the prior is none.
         """
-        if not self.model.traits.density:
-            others = registry.capable(lambda f: f.traits.density)
-            raise CapabilityError(
-                f"{type(self.model).__name__} has no density, and Bayes' rule needs p(x | c); "
-                f"these families have one: {', '.join(others)}"
-            )
+        _need_density(self.model)
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         space = infer(X, self.model.space)  # of all classes together, so that they agree on columns and levels
@@ -104,17 +101,17 @@ class BayesClassifier(ClassifierMixin, BaseEstimator):
         if (weight < 0).any() or (shares == 0).any():
             raise DataError("sample_weight must be non-negative, and not zero for all examples of a class")
         self.log_prior_ = np.log(self._prior(shares))
-        w = None if sample_weight is None else weight
-        if len(self.classes_) == 1:
-            self.models_ = [clone(self.model).fit(X, sample_weight=w)]
-        elif self.model.traits.context:
-            self.models_ = [clone(self.model).fit(X, context=self._as_context(k), sample_weight=w)]
-        else:
-            self.models_ = [self._fit_class(space, X, np.flatnonzero(k == j), w) for j in range(len(self.classes_))]
+        rows = [np.flatnonzero(k == j) for j in range(len(self.classes_))]
+        weights = None if sample_weight is None else [weight[r] for r in rows]
+        self.models_, self.contexts_ = fit_classes(self.model, space, X, rows, weights)
+        self._take_names()
+        return self
+
+    def _take_names(self) -> None:
+        """scikit-learn's attributes of the columns, from the first model."""
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.models_[0], name):
                 setattr(self, name, getattr(self.models_[0], name))
-        return self
 
     def _prior(self, shares: np.ndarray) -> np.ndarray:
         if isinstance(self.prior, str) and self.prior in ("frequency", "uniform"):
@@ -128,40 +125,20 @@ class BayesClassifier(ClassifierMixin, BaseEstimator):
             )
         return p
 
-    def _as_context(self, k: np.ndarray) -> Any:
-        """The classes as names: numbers would be taken for what they are not."""
-        import pandas as pd
-
-        width = len(str(len(self.classes_)))
-        return pd.DataFrame({"class": [f"{j:0{width}d}" for j in k]})
-
-    def _fit_class(self, space: Any, X: Any, rows: np.ndarray, weight: np.ndarray | None) -> Any:
-        model = clone(self.model).set_params(space=space)
-        return model.fit(take(X, rows), sample_weight=None if weight is None else weight[rows])
-
     # --------------------------------------------------------------------------------------------------- predict
 
     def joint_log_prob(self, X: Any) -> np.ndarray:
         """Return log p(x, c) of each example with each class: nats, with shape (n, K)."""
         check_is_fitted(self, "models_")
         how = {"importance_samples": self.importance_samples}
-        columns = []
-        for j in range(len(self.classes_)):
-            if len(self.models_) == 1 and self.models_[0].context_space_ is not None:
-                context = self._as_context(np.array([j]))
-                columns.append(self.models_[0].log_prob(X, context=context, **how))
-            else:
-                columns.append(self.models_[j].log_prob(X, **how))
-        return np.stack(columns, 1) + self.log_prior_
+        return log_prob_classes(self.models_, self.contexts_, X, **how) + self.log_prior_
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Return log p(c | x), with shape (n, K).
 
         An example that every class finds impossible has the probabilities of the prior.
         """
-        joint = self.joint_log_prob(X)
-        joint = np.where(np.isneginf(joint).all(1, keepdims=True), self.log_prior_, joint)
-        return joint - _logsumexp(joint)[:, None]
+        return log_posterior(self.joint_log_prob(X), self.log_prior_)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return p(c | x), with shape (n, K)."""
@@ -188,15 +165,9 @@ class BayesClassifier(ClassifierMixin, BaseEstimator):
     def sample(self, n: int = 1, *, random_state: Any = None) -> tuple[Any, np.ndarray]:
         """Draw n labels from p(c), and an example of each: (X, y)."""
         check_is_fitted(self, "models_")
-        rng = np.random.default_rng(random_state if random_state is None else seed_of(generator(random_state)))
+        rng = np.random.default_rng(seed_of(generator(random_state)))
         k = rng.choice(len(self.classes_), n, p=np.exp(self.log_prior_))
-        seed = int(rng.integers(2**31))
-        if len(self.models_) == 1 and self.models_[0].context_space_ is not None:
-            return self.models_[0].sample(n, context=self._as_context(k), random_state=seed), self.classes_[k]
-        k.sort()
-        parts = [self.models_[j].sample(int((k == j).sum()), random_state=seed + int(j)) for j in np.unique(k)]
-        order = rng.permutation(n)
-        return take(_joined(parts), order), self.classes_[k[order]]
+        return sample_classes(self.models_, self.contexts_, k, random_state=rng), self.classes_[k]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -206,16 +177,111 @@ class BayesClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
+def classify(
+    model: Any,
+    labels: Sequence | Mapping[Any, Mapping[str, Any]] | None = None,
+    *,
+    prior: Literal["uniform"] | Sequence[float] | Mapping[Any, float] = "uniform",
+    importance_samples: int | None = None,
+) -> BayesClassifier:
+    """Return a classifier from a fitted model of p(x | c), without fitting anything.
+
+    Args:
+        model: a fitted model with a density and a context.
+        labels: the classes to choose from. Of a model whose context is one column, values of that column (by default,
+            all it was fitted on); in general a mapping, label -> context of the class as {column: value}.
+        prior: p(c): 'uniform', a probability for each label, or a mapping label -> probability. How often the classes
+            occurred when the model was fitted is not known to it.
+        importance_samples: as for `BayesClassifier`.
+
+    Raises:
+        CapabilityError: the model has no density, or was fitted without a context.
+        DataError: a label is unknown to the model, or the prior is none.
+
+    Examples:
+        >>> import plausible as pl
+        >>> from plausible.uses.classify import classify
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = pl.NaiveBayes(random_state=0).fit(X, context=y)
+        >>> classify(model).predict(X[[0, 60, 120]])
+        array([0, 1, 2])
+        >>> classify(model, [0, 2], prior=[0.9, 0.1]).predict_proba(X[:1]).round(3)
+        array([[1., 0.]])
+    """
+    check_is_fitted(model, "module_")
+    _need_density(model)
+    contexts = _contexts(model, labels)
+    classes = np.array(list(contexts))
+    order = np.argsort(classes, kind="stable")
+    found = BayesClassifier(model, prior=prior, importance_samples=importance_samples)
+    found.classes_ = classes[order]
+    if isinstance(prior, Mapping):
+        unknown = set(prior) ^ set(contexts)
+        if unknown:
+            raise DataError(f"prior must have a probability for each label and no more; look at {sorted(unknown)[0]!r}")
+        found.prior = [prior[list(contexts)[j]] for j in order]
+    elif not isinstance(prior, str) and len(prior) == len(order):
+        found.prior = [prior[j] for j in order]  # given in the order of `labels`
+    found.log_prior_ = np.log(found._prior(np.ones(len(order))))
+    found.models_ = [model]
+    found.contexts_ = _frame(model, [list(contexts.values())[j] for j in order])
+    found._take_names()
+    return found
+
+
+def _contexts(model: Any, labels: Any) -> dict[Any, Mapping[str, Any]]:
+    """label -> {column of the context: value}."""
+    space = model.context_space_
+    if space is None:
+        raise CapabilityError(
+            f"this {type(model).__name__} was fitted without a context, so it has no p(x | c); fit it with "
+            "context=labels, or let BayesClassifier fit one for each class"
+        )
+    columns = space.columns
+    if isinstance(labels, Mapping):
+        return dict(labels)
+    if len(columns) != 1:
+        names = ", ".join(c.name for c in columns)
+        raise DataError(f"the context has columns {names}; give labels as {{label: {{column: value, ...}}}}")
+    if labels is None:
+        if not columns[0].levels:
+            raise DataError(f"the context {columns[0].name!r} is {columns[0].kind}; say which labels to choose from")
+        labels = columns[0].levels
+    return {label: {columns[0].name: label} for label in labels}
+
+
+def _frame(model: Any, contexts: list[Mapping[str, Any]]) -> Any:
+    """Contexts as rows, refused where the model was not fitted on such."""
+    import pandas as pd
+
+    if len(contexts) < 1:
+        raise DataError("expected at least one label, got none")
+    wanted = model.context_space_.names
+    for context in contexts:
+        if set(context) != set(wanted):
+            raise DataError(f"expected a context with {', '.join(wanted)}, got {', '.join(map(str, context))}")
+    frame = pd.DataFrame(contexts, columns=wanted)
+    model._encode_context(frame, None)  # says what is wrong with a value
+    return frame
+
+
+def _need_density(model: Any) -> None:
+    if not model.traits.density:
+        others = registry.capable(lambda f: f.traits.density)
+        raise CapabilityError(
+            f"{type(model).__name__} has no density, and Bayes' rule needs p(x | c); "
+            f"these families have one: {', '.join(others)}"
+        )
+
+
+def log_posterior(joint: np.ndarray, log_prior: np.ndarray) -> np.ndarray:
+    """Return log p(c | x) from log p(x, c) (n, K); where no class finds x possible, log p(c)."""
+    joint = np.where(np.isneginf(joint).all(1, keepdims=True), log_prior, joint)
+    return joint - _logsumexp(joint)[:, None]
+
+
 def _logsumexp(joint: np.ndarray) -> np.ndarray:
     from scipy.special import logsumexp
 
     return logsumexp(joint, axis=1)
-
-
-def _joined(parts: list[Any]) -> Any:
-    """One data set of several."""
-    import pandas as pd
-
-    if isinstance(parts[0], pd.DataFrame):
-        return pd.concat(parts, ignore_index=True)
-    return sum(parts, []) if isinstance(parts[0], list) else np.concatenate(parts)
