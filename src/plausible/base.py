@@ -190,8 +190,14 @@ class Generative(DensityMixin, BaseEstimator):
     def likelihood_kind_(self) -> Density | None:
         """What `log_prob` is: the family's own kind, or a bound where a transform makes it one."""
         check_is_fitted(self, "module_")
-        own = self.traits.density
-        return self.transforms_.kind if own == "exact" else own
+        if self.traits.density == "exact" and not self.space_.one_code:
+            return "lower_bound"
+        return self.transforms_.kind if self.traits.density == "exact" else self.traits.density
+
+    @property
+    def _noisy(self) -> bool:
+        """Whether `log_prob` averages over noise, of the family or of a transform."""
+        return self.traits.density != "exact" or self.transforms_.stochastic
 
     @_has_density
     def log_prob(
@@ -251,7 +257,7 @@ class Generative(DensityMixin, BaseEstimator):
         x = x.to(self._device())
         dtype = module.dtype
         c = None if c is None else c.to(dtype)
-        if self.likelihood_kind_ == "exact":
+        if not self._noisy:
             z, log_c = self.transforms_(x)
             return module.log_prob(z.to(dtype), c).double() + log_c
         evaluate = module.log_weight if samples else module.log_prob
@@ -265,7 +271,7 @@ class Generative(DensityMixin, BaseEstimator):
 
     def _log_prob_each(self, module: Module, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
         """log p of each dimension given those before: (n, D)."""
-        if not self.traits.conditionals or self.likelihood_kind_ != "exact":
+        if not self.traits.conditionals or self._noisy:
             others = registry.capable(lambda f: f.traits.conditionals and f.can_model(self.space_) is None)
             raise CapabilityError(
                 f"{type(self).__name__} has no log-probability of each dimension given those before it; "

@@ -22,7 +22,7 @@ import pandas as pd
 
 from plausible.data import images, sounds, tables, texts
 from plausible.errors import DataError, ReadError
-from plausible.space import Audio, Clips, Series, Space, Text, infer
+from plausible.space import Audio, Clips, Series, Space, Text, infer, infer_text
 
 HOW = ("table", "image", "series", "text", "lines", "audio")
 DELIMITED = frozenset((".csv", ".tsv", ".tab", ".data"))
@@ -86,6 +86,8 @@ def read(
     key: str | None = None,
     header: bool | None = None,
     length: int | None = None,
+    vocabulary: str = "characters",
+    vocabulary_size: int = 512,
 ) -> Data:
     """Read a file or a folder.
 
@@ -98,7 +100,10 @@ def read(
         drop: columns to leave out.
         key: which array of an .npz.
         header: whether the first line of a CSV names the columns; None guesses.
-        length: steps in a window of a series, characters in a window of a long text, samples in one of sound.
+        length: steps in a window of a series, samples in one of sound, in one of a long text what stands for one code
+            of its vocabulary.
+        vocabulary: of text: "characters" (those that it holds), "bytes" or "bpe" (byte pairs), which know all.
+        vocabulary_size: tokens of a byte-pair vocabulary, 256 of them the bytes.
 
     Returns:
         Data: examples, space and notes.
@@ -128,7 +133,7 @@ def read(
             more = ()
         if drop and not isinstance(found, (pd.DataFrame, _Windows)):
             raise DataError("columns can be dropped from a table or a series only")
-        space = _space(found, how, kinds, length)
+        space = _space(found, how, kinds, length, vocabulary, vocabulary_size)
         order = "time" if isinstance(found, (str, _Windows)) or space.type == "series" else None
         X = found.values if isinstance(found, _Windows) else found
         if isinstance(found, Clips) and len(found) == 1:  # one recording: its end is held out, as of a text
@@ -393,21 +398,22 @@ def _cut(frame: pd.DataFrame, length: int | None, drop: tuple) -> tuple[_Windows
     return _Windows(cut, tuple(frame.columns)), (f"{note} (other windows: --length; rows of a table: --as table)",)
 
 
-def _space(found: Any, how: str | None, kinds: Mapping[str, str] | None, length: int | None) -> Space:
+def _space(
+    found: Any, how: str | None, kinds: Mapping[str, str] | None, length: int | None, vocabulary: str, size: int
+) -> Space:
     if kinds and not isinstance(found, (pd.DataFrame, np.ndarray)):
         raise DataError("kinds of columns can be given for a table only")
+    if isinstance(found, str) or (isinstance(found, list) and not isinstance(found, Clips)):
+        return infer_text(found, length=length, vocabulary=vocabulary, size=size)
+    if vocabulary != "characters":
+        raise DataError("a vocabulary can be given for text only; this is none (if it is: --as text, or --as lines)")
     if isinstance(found, Clips):
         space = infer(found)
         return space if length is None else Audio.of(min(length, max(map(len, found))), space.rate)
     if isinstance(found, _Windows):
         infer(found.values, "series")
         return Series.of(found.values.shape[1], found.channels)
-    if isinstance(found, str):
-        space = infer(found)
-        return space if length is None else Text.of(space.columns[0].levels, min(length, len(found)), end=False)
-    if isinstance(found, list) or kinds:
-        return infer(found, dict(kinds) if kinds else "text")
-    return infer(found, how)
+    return infer(found, dict(kinds) if kinds else how)
 
 
 # --------------------------------------------------------------------------------------------------- fingerprints

@@ -22,7 +22,7 @@ from plausible.data import take
 from plausible.errors import PlausibleError, PlausibleWarning
 from plausible.evaluate.comparison import Row
 from plausible.evaluate.examples import joined, marginals, mean_image
-from plausible.evaluate.likelihood import finite, typed
+from plausible.evaluate.likelihood import finite, typed, weighs
 from plausible.evaluate.novelty import against, distances
 from plausible.evaluate.two_sample import (
     TwoSample,
@@ -242,7 +242,8 @@ def _score(row: Row, model: Any, task: Task, purse: Purse) -> None:
     row.likelihood = found = typed(values, model, task.test)
     worst = np.argsort(found.values, kind="stable")[: 12 if task.space.type != "image" else 40]
     row.worst, row.worst_log_prob = take(task.test, worst), found.values[worst].tolist()
-    if found.kind in ("lower_bound", "upper_bound") and time.perf_counter() - began < purse.left():
+    bound = found.kind in ("lower_bound", "upper_bound") and weighs(model)
+    if bound and time.perf_counter() - began < purse.left():
         _estimate(row, model, task, purse)
 
 

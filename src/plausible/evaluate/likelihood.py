@@ -41,6 +41,7 @@ class Likelihood:
         bits_per_dim: bits per observed dimension over all examples.
         n_importance_samples: the number behind each value, where the values are importance-weighted.
         bits_per_byte: of text, bits per byte of UTF-8.
+        why: what makes a bound of the density of an exact family.
     """
 
     values: np.ndarray
@@ -52,6 +53,7 @@ class Likelihood:
     n_importance_samples: int | None = None
     unit: str = "nats"
     bits_per_byte: float | None = None
+    why: str = ""
 
     @property
     def n(self) -> int:
@@ -88,6 +90,7 @@ class Likelihood:
             "per": self.per,
             "bits_per_dim": finite(self.bits_per_dim),
             "bits_per_byte": None if self.bits_per_byte is None else finite(self.bits_per_byte),
+            "why": self.why,
             "dimension": self.dimension,
             "n": self.n,
             "n_impossible": self.n_impossible,
@@ -98,12 +101,16 @@ class Likelihood:
         kind = self.kind.replace("_", " ")
         if self.n_importance_samples:
             kind = f"{kind} from {self.n_importance_samples} importance samples each"
+        kind += f", as {self.why}" if self.why else ""
         stderr = f" ± {self.stderr:.2f}" if math.isfinite(self.stderr) else ""
         text = f"{self.mark} {self.mean:.2f}{stderr} {self.unit} per {self.per} "
         text += f"({kind}, {self.measure} measure, {counted(self.n, self.per)})"
         if self.n_impossible:
             return f"{text}; {counted(self.n_impossible, self.per)} called impossible"
-        text = f"{text} = {self.bits_per_dim:.3f} bits per {self.dimension}"
+        bits = f"{self.bits_per_dim:.3f} bits per {self.dimension}"
+        if self.bits_per_byte is not None:
+            bits = f"{self.bits_per_dim * math.log(2):.3f} nats or {bits}"
+        text = f"{text} = {bits}"
         if self.bits_per_byte is None or math.isclose(self.bits_per_byte, self.bits_per_dim):
             return text
         return f"{text}, {self.bits_per_byte:.3f} per byte"
@@ -134,7 +141,7 @@ def likelihood(model: Any, X: Any, *, context: Any = None, importance_samples: i
             "judge its samples with evaluate.classifier_two_sample_test, mmd or sliced_wasserstein"
         )
     settings = {} if context is None else {"context": context}
-    if importance_samples and model.likelihood_kind_ != "exact":
+    if importance_samples and weighs(model):
         settings["importance_samples"] = importance_samples
     return typed(model.log_prob(X, **settings), model, X, importance_samples=settings.get("importance_samples"))
 
@@ -152,7 +159,13 @@ def typed(values: Any, model: Any, X: Any, *, importance_samples: int | None = N
         bits_per_dim=bits_per_dim(values, X, space),
         n_importance_samples=importance_samples,
         bits_per_byte=bits_per_byte(values, X, space) if space.type == "text" else None,
+        why="" if space.one_code else "it counts one of the ways to cut a text into tokens",
     )
+
+
+def weighs(model: Any) -> bool:
+    """Whether importance samples make its bound tighter; not one that comes from a space with several codes."""
+    return model.likelihood_kind_ != "exact" and model.space_.one_code
 
 
 def bits_per_dim(values: np.ndarray, X: Any, space: Space) -> float:
@@ -164,8 +177,7 @@ def bits_per_dim(values: np.ndarray, X: Any, space: Space) -> float:
 def bits_per_byte(values: np.ndarray, X: Any, space: Any) -> float:
     """Return -sum(values) / (ln 2 * bytes) of text; each end of a string that the model had to tell is a byte."""
     strings = space.windows(X)
-    ends = float(space.observed(space.encode(X)).sum()) - sum(map(len, strings))
-    n_bytes = sum(len(s.encode()) for s in strings) + ends
+    n_bytes = sum(len(s.encode()) for s in strings) + float(space.ends(space.encode(X)).sum())
     return -float(np.sum(values)) / (math.log(2) * n_bytes) if n_bytes else math.nan
 
 

@@ -14,15 +14,19 @@ index, an integer or a real is itself, and a missing cell is NaN. Everything dow
 
 from plausible.space.column import KINDS, MAX_LEVELS, MAX_SPAN, Column, Kind
 from plausible.space.counting import parameter_counts
-from plausible.space.inference import infer
+from plausible.space.inference import infer, infer_text
 from plausible.space.spaces import SPACES, Audio, Clips, Image, Series, Space, Table, Text, from_json
+from plausible.space.vocabulary import VOCABULARIES, BytePairs, Characters
 
 __all__ = [
     "KINDS",
     "MAX_LEVELS",
     "MAX_SPAN",
     "SPACES",
+    "VOCABULARIES",
     "Audio",
+    "BytePairs",
+    "Characters",
     "Clips",
     "Column",
     "Image",
@@ -33,5 +37,6 @@ __all__ = [
     "Text",
     "from_json",
     "infer",
+    "infer_text",
     "parameter_counts",
 ]

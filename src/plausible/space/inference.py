@@ -14,6 +14,10 @@ from plausible.errors import DataError
 from plausible.space.column import KINDS, MAX_LEVELS, MAX_SPAN, Column, as_numbers, plain, seconds_of, some
 from plausible.space.matrix import as_matrix
 from plausible.space.spaces import Audio, Clips, Image, Series, Space, Table, Text, stacked
+from plausible.space.vocabulary import SHORTEST, VOCABULARIES
+
+WINDOW = 64  # of a long text, in what its vocabulary has one code for
+LONGEST_STRING = 1024  # characters
 
 
 def infer(X: Any, how: str | dict | Space | None = None) -> Space:
@@ -42,7 +46,7 @@ def infer(X: Any, how: str | dict | Space | None = None) -> Space:
         raise DataError(f"space='audio' needs Clips(arrays, rate), which say the rate; got {type(X).__name__}")
     if isinstance(X, str) or (wanted in (None, "text") and _all_strings(X)):
         _check_no_kinds(kinds, "text")
-        return _infer_text(X)
+        return infer_text(X)
     if wanted == "text":
         raise DataError(f"space='text' needs a string or a list of strings, got {type(X).__name__}")
     if isinstance(X, pd.DataFrame):
@@ -243,24 +247,51 @@ def _infer_audio(X: Clips) -> Audio:
     return Audio.of(min(max(map(len, X)), max(X.rate // 4, 2)), X.rate)
 
 
-def _infer_text(X: str | Iterable[str], window: int = 64) -> Text:
+def infer_text(
+    X: str | Iterable[str], *, length: int | None = None, vocabulary: str = "characters", size: int = 512
+) -> Text:
+    """Work out the space of one long text, modelled in windows, or of whole strings.
+
+    Args:
+        X: the text, or the strings.
+        length: of a window, in what the vocabulary has one code for; None is 64.
+        vocabulary: 'characters', those of X; 'bytes' or 'bpe' (byte pairs), which know every character.
+        size: tokens of a byte-pair vocabulary.
+
+    Raises:
+        DataError: nothing can be learned from X.
+    """
+    if vocabulary not in VOCABULARIES:
+        raise DataError(f"vocabulary must be one of {', '.join(map(repr, VOCABULARIES))}; got {vocabulary!r}")
     if isinstance(X, str):
-        if len(X) < 2:
-            raise DataError(f"the text has {len(X)} characters; there is nothing to learn")
-        if len(set(X)) == 1:
-            raise DataError(f"every character of the text is {X[0]!r}; there is nothing to learn")
-        return Text.of(sorted(set(X)), min(window, len(X)), end=False)
+        _check_one_text(X)
+        length = min(WINDOW if length is None else length, len(X))
+        if vocabulary == "characters":
+            return Text.of(sorted(set(X)), length, end=False)
+        length = max(length, SHORTEST) if len(X) < SHORTEST else length
+        return Text.bytes(length) if vocabulary == "bytes" else Text.bpe(X, size, length)
     strings = [str(s) for s in X]
     _check_rows(len(strings), 1)
-    length = max(map(len, strings))
-    if length == 0:
+    longest = max(map(len, strings))
+    if longest == 0:
         raise DataError("every string is empty; there is nothing to learn")
-    if length > 1024:
+    if longest > LONGEST_STRING:
         raise DataError(
-            f"the longest string has {length:,} characters; at most 1,024 are modelled as one example. "
+            f"the longest string has {longest:,} characters; at most {LONGEST_STRING:,} are modelled as one example. "
             "Pass one long string instead of a list to model windows of it"
         )
-    return Text.of(sorted(set("".join(strings))), length, end=True)
+    if vocabulary == "characters":
+        return Text.of(sorted(set("".join(strings))), longest, end=True)
+    if vocabulary == "bytes":
+        return Text.bytes(max(len(s.encode(errors="replace")) for s in strings), end=True)
+    return Text.bpe(strings, size)
+
+
+def _check_one_text(X: str) -> None:
+    if len(X) < 2:
+        raise DataError(f"the text has {len(X)} characters; there is nothing to learn")
+    if len(set(X)) == 1:
+        raise DataError(f"every character of the text is {X[0]!r}; there is nothing to learn")
 
 
 def _check_rows(n: int, d: int) -> None:

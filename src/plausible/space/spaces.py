@@ -12,6 +12,7 @@ import torch
 from plausible.errors import DataError, SpaceError
 from plausible.space.column import KINDS, Column, some
 from plausible.space.matrix import as_matrix
+from plausible.space.vocabulary import SHORTEST, BytePairs, Characters
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Space:
 
     type: ClassVar[str] = "vector"
     unit: ClassVar[str] = "dimension"
+    one_code: ClassVar[bool] = (
+        True  # whether an example has but one code; an exact density of codes is a bound if not
+    )
     ragged: ClassVar[bool] = False  # whether an example may end early; what follows its end is NaN, not observed
 
     @property
@@ -188,24 +192,58 @@ class Image(Space):
 
 @dataclass(frozen=True)
 class Text(Space):
-    """Strings over an alphabet.
+    """Strings over a vocabulary: characters, bytes or byte pairs.
 
     With `end`, an example is one whole string: code K-1 ends it and what follows is NaN, not observed. One of full
     length ends of itself, so that the mass of all strings is one. Without, a long text is cut into windows of `length`
-    characters, of which the last may be shorter.
+    codes, of which the last may be shorter (as may others, by a few bytes, so that no character is cut in two).
     """
 
     end: bool = True
+    vocabulary: Characters | BytePairs = Characters(())
     type: ClassVar[str] = "text"
-    unit: ClassVar[str] = "character"
     ragged: ClassVar[bool] = True
 
     @classmethod
     def of(cls, alphabet: Sequence[str], length: int, end: bool, guesses=()) -> Text:
-        levels = (*alphabet, "") if end else tuple(alphabet)  # the empty string is the end of text
-        names = (f"character {t}" for t in range(length))
+        """Return the space of characters of an alphabet."""
+        return cls._of(Characters(tuple(alphabet)), length, end, guesses)
+
+    @classmethod
+    def bytes(cls, length: int, end: bool = False) -> Text:
+        """Return the space of all strings as bytes of UTF-8."""
+        return cls._of(BytePairs(), length, end)
+
+    @classmethod
+    def bpe(cls, texts: str | Sequence[str], size: int = 512, length: int | None = None) -> Text:
+        """Learn a byte-pair vocabulary and return the space of all strings as its tokens.
+
+        Args:
+            texts: one long text, to be modelled in windows, or a list of whole strings.
+            size: tokens of the vocabulary, 256 of them the bytes.
+            length: tokens in a window, or of the longest string; None is 64, or that of the longest of `texts`.
+        """
+        vocabulary = BytePairs.learn(texts, size)
+        if length is None:
+            length = 64 if isinstance(texts, str) else max(len(vocabulary.encode(s)) for s in texts)
+        return cls._of(vocabulary, length, end=not isinstance(texts, str))
+
+    @classmethod
+    def _of(cls, vocabulary: Characters | BytePairs, length: int, end: bool, guesses=()) -> Text:
+        if isinstance(vocabulary, BytePairs) and not end and length < SHORTEST:
+            raise DataError(f"a window of {length} {vocabulary.unit}s does not hold every character; give {SHORTEST}")
+        levels = (*vocabulary.levels, "") if end else vocabulary.levels  # the empty string is the end of text
+        names = (f"{vocabulary.unit} {t}" for t in range(length))
         columns = tuple(Column(name, "categorical", levels, "str") for name in names)
-        return cls(columns, (length,), guesses, end)
+        return cls(columns, (length,), guesses, end, vocabulary)
+
+    @property
+    def unit(self) -> str:
+        return self.vocabulary.unit
+
+    @property
+    def one_code(self) -> bool:
+        return self.vocabulary.one_code
 
     @property
     def length(self) -> int:
@@ -213,53 +251,41 @@ class Text(Space):
 
     def windows(self, X: str | Sequence[str]) -> list[str]:
         """Cut a long text into the windows it is modelled by; leave whole strings as they are."""
-        if isinstance(X, str):
-            return [X[i : i + self.length] for i in range(0, len(X), self.length)]
-        return [str(s) for s in X]
+        return self.vocabulary.windows(X, self.length) if isinstance(X, str) else [str(s) for s in X]
+
+    def ends(self, x: torch.Tensor) -> torch.Tensor:
+        """Say which of the codes (n, T) are the end of a string."""
+        return x == self.columns[0].n_levels - 1 if self.end else torch.zeros_like(x, dtype=torch.bool)
 
     def encode(self, X: Any) -> torch.Tensor:
         strings = self.windows(X)
-        levels = self.columns[0].levels
-        code = {c: i for i, c in enumerate(levels)}
-        longest = max(strings, key=len, default="")
-        if len(longest) > self.length:
-            raise SpaceError(
-                f"a string has {len(longest)} characters, the model was fitted on at most {self.length}: "
-                f"{longest[:40]!r}...; cut it, or fit on longer strings"
-            )
         x = torch.full((len(strings), self.dims), torch.nan, dtype=torch.float32)
         for i, s in enumerate(strings):
-            try:
-                codes = [code[c] for c in s]
-            except KeyError as unknown:
+            codes = self.vocabulary.encode(s, f"string {i}")
+            if len(codes) > self.length:
                 raise SpaceError(
-                    f"string {i} holds the character {unknown.args[0]!r}, which was not seen when fitting; "
-                    "remove it, or fit on text that holds it"
-                ) from None
-            if self.end and len(s) < self.length:
-                codes.append(len(levels) - 1)
+                    f"a string has {len(codes)} {self.unit}s, the model was fitted on at most {self.length}: "
+                    f"{s[:40]!r}...; cut it, or fit on longer strings"
+                )
+            if self.end and len(codes) < self.length:
+                codes.append(self.columns[0].n_levels - 1)
             x[i, : len(codes)] = torch.tensor(codes, dtype=torch.float32)
         return x
 
     def decode(self, x: torch.Tensor) -> list[str]:
-        levels = self.columns[0].levels
-        strings = []
-        for row in x.detach().cpu().tolist():
-            characters = []
-            for code in row:
-                if np.isnan(code) or not levels[int(code)]:
-                    break
-                characters.append(levels[int(code)])
-            strings.append("".join(characters))
-        return strings
+        over = x.isnan() | self.ends(x)
+        lengths = torch.where(over.any(1), over.int().argmax(1), x.shape[1]).tolist()
+        rows = x.nan_to_num().long().tolist()
+        return [self.vocabulary.decode(row[:length]) for row, length in zip(rows, lengths, strict=True)]
 
     def describe(self) -> str:
-        size = self.columns[0].n_levels - self.end
         how = f"strings of at most {self.length}" if self.end else f"windows of {self.length}"
-        return f"text, {how} characters from an alphabet of {size}"
+        return f"text, {how} {self.vocabulary.describe()}"
 
     def to_json(self) -> dict:
-        return {**super().to_json(), "columns": _pack(self.columns[:1])}
+        data = {**super().to_json(), "columns": _pack(self.columns[:1])}
+        del data["vocabulary"]
+        return data | {"merges": self.vocabulary.merges} if isinstance(self.vocabulary, BytePairs) else data
 
 
 @dataclass(frozen=True)
@@ -410,8 +436,9 @@ def from_json(data: dict) -> Space:
     if kind is Image:
         return Image.of(data["shape"], columns[0], data["layout"], data["dtype"], data["guesses"])
     if kind is Text:
-        end, levels = data["end"], columns[0].levels
-        return Text.of(levels[: len(levels) - end], data["shape"][0], end, data["guesses"])
+        end, levels, merges = data["end"], columns[0].levels, data.get("merges")
+        known = Characters(levels[: len(levels) - end]) if merges is None else BytePairs(tuple(map(tuple, merges)))
+        return Text._of(known, data["shape"][0], end, data["guesses"])
     if kind is Audio:
         return Audio.of(data["shape"][0], data["rate"], data["guesses"])
     return kind(columns=columns, **data)

@@ -1,8 +1,8 @@
-r"""Continue a text, a character at a time, from any model that takes its characters in order.
+r"""Continue a text, a character (byte, token) at a time, from any model that takes them in order.
 
     x_t ~ p(x_t | prompt, x_<t)
 
-Each character costs what one character costs (`start` and `step` of the module), not a pass over all that stands there.
+Each costs what one costs (`start` and `step` of the module), not a pass over all that stands there.
 A model of windows goes on seeing the last part of what went before, as it did when it was fitted, or, where its state
 holds all that went before (``endless`` of the module), goes on from that; a model of whole strings ends them where it
 will.
@@ -13,6 +13,10 @@ will.
 A word that must be in the text is put where the model finds it likeliest among the breaks of a draft, and the text goes
 on from there. Then, as under a temperature or `top_k`, what comes out is no draw from the model's own distribution, and
 the result says so.
+
+In a vocabulary of byte pairs the prompt is the sequence of tokens that it is encoded to, and what is drawn goes on from
+these. A prompt that ends inside a word may end in a token that this word would not have; end it after a word, without
+the space, which belongs to the next one.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ class Completion:
         prompt: what was given.
         text: what was written after it.
         log_prob: log p(text | prompt) under the model's own distribution, in nats; the end of a string is part of it.
+            Of byte pairs, that of the tokens that were drawn (which may go on past the text that was to end it).
         altered: why this is no draw from the model's own distribution; empty if it is one.
         stopped: 'length', 'stop' (the text that was to end it) or 'end' (the model ended the string).
     """
@@ -70,12 +75,12 @@ def complete(
 
     Args:
         model: a fitted model of text whose family takes character after character.
-        prompt: what comes before; may be empty.
-        length: characters to write, at most.
+        prompt: what comes before; with an empty one the text begins from nothing.
+        length: characters to write, at most; or bytes, or tokens, where the vocabulary has these.
         include: words that must be in what is written, in this order.
         stop: writing ends with this text, once all words are there.
         temperature: below one keeps to what is likely, above one strays further; one is the model itself.
-        top_k: draw from the k likeliest characters only.
+        top_k: draw from the k likeliest characters (bytes, tokens) only.
         context: one row, as in `fit`.
         random_state: seed; None draws a fresh one.
 
@@ -86,25 +91,28 @@ def complete(
     """
     include = [include] if isinstance(include, str) else list(include)
     style = _Style(model, length, temperature, top_k, random_state)
-    written, so_far = "", _Pen(model, context)
+    vocabulary = model.space_.vocabulary
+    so_far = _Pen(model, context)
     so_far.read(prompt)
+    begun, written = list(so_far.known), []
+    sizes = [len(vocabulary.encode(word, f"the word {word!r}")) + 1 for word in include]
     for i, word in enumerate(include):
-        room = length - len(written) - sum(len(w) + 1 for w in include[i:])
+        room = length - len(written) - sum(sizes[i:])
         if room < 0:
             raise DataError(f"{len(include)} words to include do not fit into length={length}; raise length")
-        draft = "".join(style.write(so_far.copy(), room // (len(include) - i + 1), can_end=False, after_word=i > 0))
-        piece = _with_word(model, context, prompt + written, draft, word)
-        so_far.read(piece)
+        drawn = style.write(so_far.copy(), room // (len(include) - i + 1), can_end=False, after_word=i > 0)
+        piece = _with_word(model, context, begun + written, [k for k, _ in drawn], word)
+        so_far.take(piece)
         written += piece
-    tail = style.write(so_far, length - len(written), stop=stop, after_word=bool(include))
-    written += "".join(tail)
+    tail = list(style.write(so_far, length - len(written), stop=stop, after_word=bool(include)))
+    text = vocabulary.decode(written) + "".join(piece for _, piece in tail)
     altered = [*style.altered, *([f"{len(include)} word(s) put in"] if include else [])]
     pen = _Pen(model, context)
-    pen.read(prompt)
-    log_prob = pen.read(written)
+    pen.take(begun)
+    log_prob = pen.take(written + [k for k, _ in tail])
     if style.stopped == "end" and not pen.full:  # one of full length ends of itself
         log_prob += float(pen.log_p()[style.end])
-    return Completion(prompt, written, log_prob, tuple(altered), style.stopped)
+    return Completion(prompt, text, log_prob, tuple(altered), style.stopped)
 
 
 def stream(
@@ -118,14 +126,14 @@ def stream(
     context: Any = None,
     random_state: Any = None,
 ) -> Iterator[str]:
-    """Yield the characters that `complete` writes, each as soon as it is drawn; without a length, for ever.
+    """Yield what `complete` writes, each character as soon as it is drawn; without a length, for ever.
 
     Args and errors as for `complete`.
     """
     style = _Style(model, length, temperature, top_k, random_state)
     pen = _Pen(model, context)
     pen.read(prompt)
-    yield from style.write(pen, length, stop=stop)
+    yield from (piece for _, piece in style.write(pen, length, stop=stop) if piece)
 
 
 class _Pen:
@@ -135,7 +143,6 @@ class _Pen:
         self.space, self.module = model.space_, model._evaluator()
         c = model._encode_context(context, 1)
         self.c = None if c is None else c.to(self.module.dtype)
-        self.code = {character: k for k, character in enumerate(self.space.columns[0].levels)}
         self.known: list[int] = []
         self.endless = not self.space.end and getattr(self.module, "endless", False)
         self._begin([])
@@ -172,22 +179,21 @@ class _Pen:
         if self.full:
             if self.space.end:
                 raise DataError(
-                    f"the model was fitted on strings of at most {self.space.length} characters and cannot continue "
-                    "beyond; ask for fewer, or fit on longer strings"
+                    f"the model was fitted on strings of at most {self.space.length} {self.space.unit}s and cannot "
+                    "continue beyond; ask for fewer, or fit on longer strings"
                 )
             self._begin(self.known[len(self.known) - max(int(SEEN_AGAIN * self.space.length), 1) :])
         return self.params[0].double().log_softmax(0)
 
-    def push(self, k: int) -> None:
-        self.known.append(k)
-        self._take([k])
+    def read(self, prompt: str) -> None:
+        """Take in what comes before."""
+        if not isinstance(prompt, str):
+            raise DataError(f"the prompt must be a string, which may be empty; got {type(prompt).__name__}")
+        self.take(self.space.vocabulary.encode(prompt, "the prompt"))
 
-    def read(self, text: str) -> float:
-        """Take in a text; return its log p given what stood before."""
-        for character in text:
-            if character not in self.code:
-                self.space.encode([character])  # which says what is wrong
-        codes, log_p = [self.code[character] for character in text], 0.0
+    def take(self, codes: list[int]) -> float:
+        """Take in codes; return their log p given what stood before."""
+        log_p = 0.0
         while codes:
             self.log_p()  # which begins the next window where one is full
             part = codes if self.endless else codes[: self.space.length - self.at]
@@ -223,40 +229,47 @@ class _Style:
                 raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}")
         if not temperature > 0:
             raise DataError(f"temperature must be above 0, got {temperature!r}; 1 is the model itself")
-        self.levels, self.ends = model.space_.columns[0].levels, model.space_.end
-        self.end = len(self.levels) - 1
+        self.vocabulary, self.ends = model.space_.vocabulary, model.space_.end
+        self.end = len(self.vocabulary.levels)
+        self.letters = [k for k, c in enumerate(self.vocabulary.starts) if c.isalnum() or c == "\ufffd"]
         self.temperature, self.top_k = temperature, top_k
         self.rng = generator(random_state)
         self.altered = [f"temperature {temperature:g}"] if temperature != 1 else []
-        self.altered += [f"the {top_k} likeliest characters only"] if top_k and top_k < len(self.levels) else []
+        fewer = top_k is not None and top_k < self.end + self.ends
+        self.altered += [f"the {top_k} likeliest {model.space_.unit}s only"] if fewer else []
         self.stopped = "length"
 
     def write(
         self, pen: _Pen, length: int | None, stop: str | None = None, can_end: bool = True, after_word: bool = False
-    ) -> Iterator[str]:
-        """Draw up to `length` characters; a word just put in is not made longer by the first of them."""
-        text = ""
+    ) -> Iterator[tuple[int, str]]:
+        """Draw up to `length` codes, and what each adds; a word just put in is not made longer by the first of them."""
+        decoder, tail, n = self.vocabulary.decoder(), "", 0
         self.stopped = "length"
-        while length is None or len(text) < length:
+        while length is None or n < length:
             if pen.full and self.ends:  # a string of full length ends of itself
                 self.stopped = "end"
                 return
-            k = self._draw(pen.log_p(), can_end, after_word and not text)
+            k = self._draw(pen.log_p(), can_end, after_word and not n)
             if self.ends and k == self.end:
                 self.stopped = "end"
                 return
-            pen.push(k)
-            text += self.levels[k]
-            yield self.levels[k]
-            if stop and text.endswith(stop):
-                self.stopped = "stop"
-                return
+            pen.take([k])
+            n, piece = n + 1, decoder(k)
+            if stop:
+                tail += piece
+                at = tail.find(stop)
+                if at >= 0:
+                    self.stopped = "stop"
+                    yield k, piece[: len(piece) - (len(tail) - at - len(stop))]
+                    return
+                tail = tail[max(len(tail) - len(stop) + 1, 0) :]
+            yield k, piece
 
     def _draw(self, log_p: torch.Tensor, can_end: bool, no_letter: bool) -> int:
         log_p = log_p / self.temperature
-        refused = [k for k, c in enumerate(self.levels) if (no_letter and c.isalnum())]
-        refused += [self.end] if self.ends and not can_end else []
-        if len(refused) < len(self.levels):
+        refused = self.letters if no_letter else []
+        refused = [*refused, self.end] if self.ends and not can_end else refused
+        if len(refused) < len(log_p):
             log_p[refused] = -torch.inf
         if self.top_k is not None and self.top_k < len(log_p):
             log_p[log_p < log_p.topk(self.top_k).values[-1]] = -torch.inf
@@ -265,14 +278,23 @@ class _Style:
         return int(torch.searchsorted(below, u, right=True).clamp_max(len(below) - 1))
 
 
-def _with_word(model: Any, context: Any, before: str, draft: str, word: str) -> str:
+def _with_word(model: Any, context: Any, before: list[int], draft: list[int], word: str) -> list[int]:
     """Return the draft up to the break where the word is likeliest, and the word."""
-    breaks = [i for i in range(len(draft) + 1) if not (before + draft[:i])[-1:].isalnum()]
-    gap = "" if breaks else next((c for c in model.space_.columns[0].levels if c.isspace()), "")
-    breaks = (breaks or [len(draft)])[-PLACES:]
-    scores = []
-    for i in breaks:
-        pen = _Pen(model, context)
-        pen.read(before + draft[:i])
-        scores.append(pen.read(gap + word))
-    return draft[: breaks[max(range(len(breaks)), key=scores.__getitem__)]] + gap + word
+    vocabulary = model.space_.vocabulary
+    last, breaks = vocabulary.decode(before)[-1:], []
+    for i in range(len(draft) + 1):
+        if vocabulary.whole(draft[:i]):
+            last = vocabulary.decode(draft[:i])[-1:] or last
+            if not last.isalnum():
+                breaks.append((i, ""))
+            elif i < len(draft) and vocabulary.starts[draft[i]] == " " and len(vocabulary.levels[draft[i]]) > 1:
+                breaks.append((i, " "))  # a token that brings its space with it: so does the word in its place
+    if not breaks:
+        breaks = [(len(draft), next((c for c in vocabulary.starts if c.isspace()), ""))]
+    pieces, scores = [], []
+    for i, gap in breaks[-PLACES:]:
+        pen, put_in = _Pen(model, context), vocabulary.encode(gap + word)
+        pen.take(before + draft[:i])
+        scores.append(pen.take(put_in))
+        pieces.append(draft[:i] + put_in)
+    return pieces[max(range(len(pieces)), key=scores.__getitem__)]
