@@ -21,6 +21,8 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from plausible import registry
+from plausible.context import Encoder, as_rows, infer_context, transforms_of
+from plausible.data.seen import Seen
 from plausible.data.stream import Stream
 from plausible.errors import CapabilityError, DataError
 from plausible.heads import Heads
@@ -68,6 +70,7 @@ class Generative(DensityMixin, BaseEstimator):
     space: str | dict | Space | None = option(
         None, "overrides the guess of what an example is: 'table', 'image', 'series', 'text', 'audio' or {column: kind}"
     )
+    context_space: str | dict | Space | None = option(None, "overrides the guess of what the context is, likewise")
 
     traits: ClassVar[Traits]
 
@@ -93,6 +96,10 @@ class Generative(DensityMixin, BaseEstimator):
         """Return the share of the examples kept back to watch the training."""
         return 0.0
 
+    def _encoded_features(self) -> int | None:
+        """Return how many features are learned of a context that is no table; None if this family learns none."""
+        return None
+
     # ------------------------------------------------------------------------------------------------- estimate
 
     def fit(self, X: Any, y: Any = None, *, context: Any = None, sample_weight: Any = None) -> Self:
@@ -103,7 +110,8 @@ class Generative(DensityMixin, BaseEstimator):
                 string; ``space.Clips`` of sound; with ``space='series'`` a list of arrays (T_i, C); a ``data.Stream``
                 over a file larger than memory. NaN or None marks a missing cell.
             y: ignored, as scikit-learn asks.
-            context: the c of p(x | c), with n rows: a label or a vector per example.
+            context: the c of p(x | c), with n rows: a label or a vector per example or, for families trained by
+                gradient, an image, a string, a series or a clip of sound, of which features are learned.
             sample_weight: non-negative weights, with shape (n,).
 
         Raises:
@@ -141,7 +149,7 @@ class Generative(DensityMixin, BaseEstimator):
         train, held_out = _hold_out(len(x), self._held_out_share(), rng)
         chain, module = self._assemble(x[train], None if weight is None else weight[train], rng)
         everything = _events(chain, module, x, c, weight)
-        self.fingerprint_ = _fingerprint(x)
+        self.fingerprint_, self.seen_ = _fingerprint(x), Seen.of(x)
         history = self._train(module, everything.part(train), everything.part(held_out) if len(held_out) else None, rng)
         self._keep(chain, module, history)
 
@@ -161,7 +169,7 @@ class Generative(DensityMixin, BaseEstimator):
         def events(x):
             return _events(chain, module, x.to(self._device()), None, None)
 
-        self.fingerprint_ = _fingerprint(sample)
+        self.fingerprint_, self.seen_ = _fingerprint(sample), Seen.of(sample)
         train = Chunks(lambda: map(events, codes), codes.n_train, events(sample))
         history = self._train(module, train, events(held_out) if len(held_out) else None, rng)
         self._keep(chain, module, history)
@@ -175,20 +183,31 @@ class Generative(DensityMixin, BaseEstimator):
     def _keep(self, chain: Chain, module: Module, history: History) -> None:
         self.transforms_, self.module_ = chain, module.eval()
         self.history_, self.kept_epoch_, self.stopped_ = history.to_frame(), history.kept_epoch, history.stopped
-        self.n_parameters_ = module.n_parameters
+        self.n_parameters_ = module.n_learned
 
     def _seeded_build(self, model_space: Space, seed: int) -> Module:
         """Build the module with initial weights from `seed`; torch's global generator ends as it was."""
-        context_space = Space(self.context_columns_, (len(self.context_columns_),))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self._build(model_space, context_space)
+            return self._build_whole(model_space)
+
+    def _build_whole(self, model_space: Space) -> Module:
+        """Build the module, and into it the encoder of the context if there is one."""
+        n_features = len(self.context_columns_)
+        module = self._build(model_space, Space(self.context_columns_, (n_features,)))
+        if self.context_space_ is not None and self.context_heads_ is None:
+            module.context_encoder = Encoder(self.context_model_space_, n_features)
+        return module
 
     # ------------------------------------------------------------------------------------------------- evaluate
 
     @property
     def likelihood_kind_(self) -> Density | None:
-        """What `log_prob` is: the family's own kind, or a bound where a transform makes it one."""
+        """What `log_prob` is: the family's own kind, or a bound where a transform makes it one, or several codes do.
+
+        Of text in byte pairs log p of the one sequence of tokens that a string is encoded to is a lower bound of that
+        of the string, which others are decoded to as well.
+        """
         check_is_fitted(self, "module_")
         if self.traits.density == "exact" and not self.space_.one_code:
             return "lower_bound"
@@ -387,17 +406,35 @@ class Generative(DensityMixin, BaseEstimator):
         if not self.traits.context:
             others = registry.capable(lambda f: f.traits.context)
             raise CapabilityError(f"{type(self).__name__} takes no context; these families do: {', '.join(others)}")
-        context = _as_table(context)
-        self.context_space_ = infer(context)
-        codes = self.context_space_.encode(context)
-        self.context_transforms_ = Chain([Standardise()])
-        space = self.context_transforms_.fit(codes, self.context_space_, None)
-        self._set_context_heads(space)
-        return self._encode_context(context, n)
+        self.context_space_ = space = infer_context(context, self.context_space)
+        if space.type != "table" and self._encoded_features() is None:
+            others = registry.capable(lambda f: f.traits.context and f()._encoded_features() is not None)
+            raise CapabilityError(
+                f"{type(self).__name__} takes labels and vectors as a context, this one is {space.describe()}; "
+                f"these families learn features of it: {', '.join(others)}. Or give labels"
+            )
+        codes = space.encode(as_rows(context, space))
+        self.context_transforms_ = transforms_of(space)
+        self._set_context(self.context_transforms_.fit(codes, space, None))
+        c = self._context_codes(context, n)
+        return c.expand(n, *c.shape[1:])
 
-    def _set_context_heads(self, space: Space) -> None:
-        self.context_heads_ = Heads(space)
-        self.context_columns_ = tuple(Column(f"c{i}", "real") for i in range(self.context_heads_.n_features))
+    def _set_context(self, model_space: Space) -> None:
+        """Say what the features are made from: codes of this space, by heads of a table and else by an encoder."""
+        self.context_model_space_ = model_space
+        self.context_heads_ = Heads(model_space) if self.context_space_.type == "table" else None
+        n = self._encoded_features() if self.context_heads_ is None else self.context_heads_.n_features
+        self.context_columns_ = tuple(Column(f"c{i}", "real") for i in range(n))
+
+    def _context_codes(self, context: Any, n: int | None) -> torch.Tensor:
+        """Return what `Module.encode_context` makes features of (of a table, the features), with 1 or n rows."""
+        codes = self.context_space_.encode(as_rows(context, self.context_space_))
+        if n is not None and len(codes) not in (1, n):
+            raise DataError(f"expected a context of 1 or {n} rows, got {len(codes)}")
+        z = self.context_transforms_(codes)[0]
+        if self.context_heads_ is not None:
+            z = self.context_heads_.features(z.float())
+        return (z if z.dtype == torch.uint8 else z.float()).to(self._device())
 
     def _encode_context(self, context: Any, n: int | None) -> torch.Tensor | None:
         """Return features (n, F) of the context; one row serves for all n."""
@@ -406,11 +443,8 @@ class Generative(DensityMixin, BaseEstimator):
             raise DataError(f"this {type(self).__name__} was fitted {what}")
         if context is None:
             return None
-        codes = self.context_space_.encode(_as_table(context))
-        if n is not None and len(codes) not in (1, n):
-            raise DataError(f"expected a context of 1 or {n} rows, got {len(codes)}")
-        z = self.context_transforms_(codes)[0].float()
-        features = self.context_heads_.features(z).to(self._device())
+        codes, encoder = self._context_codes(context, n), self.module_.context_encoder
+        features = codes if encoder is None else encoder.features(codes)
         return features.expand(n, -1) if n is not None and len(features) == 1 else features
 
     def _weights(self, sample_weight: Any, x: torch.Tensor) -> torch.Tensor | None:
@@ -451,14 +485,3 @@ def _events(
 def _fingerprint(x: torch.Tensor) -> str:
     """Return what tells one data set from another."""
     return hashlib.sha256(x.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-
-
-def _as_table(context: Any) -> Any:
-    """A label per example is a table of one column."""
-    import pandas as pd
-
-    if isinstance(context, pd.DataFrame) or getattr(context, "ndim", 1) == 2:
-        return context
-    if isinstance(context, pd.Series):
-        return context.rename("context").to_frame().reset_index(drop=True)
-    return pd.DataFrame({"context": np.atleast_1d(np.asarray(context))})

@@ -20,10 +20,12 @@ import pandas as pd
 import torch
 
 from plausible import registry
+from plausible.context import transforms_of
+from plausible.data.seen import Seen
 from plausible.errors import ModelFileError, PlausibleError
 from plausible.space import Space, from_json
 from plausible.training.checkpoint import write_atomically
-from plausible.transforms import Chain, Standardise
+from plausible.transforms import Chain
 
 FORMAT = 1
 JSON, TENSORS = "model.json", "tensors.safetensors"
@@ -110,6 +112,7 @@ def _describe(model: Any) -> dict[str, Any]:
             "stopped_": model.stopped_,
             "fit_seconds_": model.fit_seconds_,
             "fingerprint_": model.fingerprint_,
+            "seen": model.seen_.to_json() if hasattr(model, "seen_") else None,
         },
     }
 
@@ -163,7 +166,9 @@ def _rebuild(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any
     _refuse_giants(described["arguments"])
     fitted = dict(described["fitted"])
     model.history_ = pd.DataFrame(fitted.pop("history"))
-    names = fitted.pop("feature_names_in_")
+    names, seen = fitted.pop("feature_names_in_"), fitted.pop("seen", None)
+    if seen is not None:
+        model.seen_ = Seen.from_json(seen)
     if names:
         import numpy as np
 
@@ -180,21 +185,20 @@ def _rebuild(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any
     model.context_space_, model.context_columns_ = None, ()
     if described["context_space"] is not None:
         model.context_space_ = from_json(described["context_space"])
-        model.context_transforms_ = Chain([Standardise()])
-        model._set_context_heads(model.context_transforms_.restore(parts["context"], model.context_space_))
+        model.context_transforms_ = transforms_of(model.context_space_)
+        model._set_context(model.context_transforms_.restore(parts["context"], model.context_space_))
     model.transforms_ = Chain(model._transforms(model.space_))
     model_space = model.transforms_.restore(parts["transforms"], model.space_)
     model.transforms_.to(model._device())
     model.module_ = _restore_module(model, model_space, parts["module"]).to(model._device()).eval()
-    model.n_parameters_ = model.module_.n_parameters
+    model.n_parameters_ = model.module_.n_learned
     return model
 
 
 def _restore_module(model: Any, space: Space, state: dict[str, torch.Tensor]):
     """Build the module first on no memory at all, to see that its shapes are those of the file, then for good."""
-    context = Space(model.context_columns_, (len(model.context_columns_),))
     with torch.device("meta"):
-        sketch = model._build(space, context)
+        sketch = model._build_whole(space)
     free = {
         f"{path}.{name}".removeprefix(".")
         for path, part in sketch.named_modules()

@@ -1,0 +1,86 @@
+r"""Which rows a model was fitted on: a sketch small enough to go into its file.
+
+Kept are the K smallest distinct 64-bit hashes of the rows (all of them where there are fewer). Of other rows, those with
+a hash in that range can be looked up: m of them, of which some are found. Rows that the model has not seen may equal one
+that it has, in a small discrete space often; by Good and Turing that happens with probability
+
+    q = 1 - n_1 / n,    n_1 = rows of the fit that occur in it once,
+
+so that more than Binomial(m, q) finds are rows of the fit.
+
+References: Bar-Yossef et al., Counting distinct elements in a data stream, 2002 (the sketch). Good, The population
+frequencies of species and the estimation of population parameters, 1953.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from plausible.data.split import row_keys
+from plausible.randomness import _GOLDEN, _mix
+
+KEPT = 4096  # hashes: 32 kB
+CHANCE = 1e-4  # below this probability, so many equal rows are no accident
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A sketch of n rows.
+
+    Args:
+        hashes: the smallest distinct hashes, increasing; int64.
+        n: rows in all.
+        once: of these, how many are equal to no other.
+        whole: whether all distinct hashes are there.
+    """
+
+    hashes: np.ndarray
+    n: int
+    once: int
+    whole: bool
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> Seen:
+        """Sketch the rows of x, codes (n, \\*shape)."""
+        distinct, counts = np.unique(_keys(x), return_counts=True)
+        return cls(distinct[:KEPT], len(x), int((counts == 1).sum()), len(distinct) <= KEPT)
+
+    def found(self, x: torch.Tensor) -> tuple[int, int]:
+        """Return how many rows of x (m, \\*shape) are rows of the fit, of how many that could be looked up."""
+        keys = _keys(x)
+        if not self.whole:
+            keys = keys[keys <= self.hashes[-1]]
+        return int(np.isin(keys, self.hashes).sum()), len(keys)
+
+    def recognises(self, x: torch.Tensor) -> tuple[int, int] | None:
+        """Return `found` where it is more than chance explains, else None."""
+        from scipy.stats import binom
+
+        found, looked_up = self.found(x)
+        # One row more than was counted: the share is an estimate, and an accident in a continuous space is a copy.
+        q = (self.n - self.once + 1) / (self.n + 1)
+        return (found, looked_up) if found and binom.sf(found - 1, looked_up, q) < CHANCE else None
+
+    def to_json(self) -> dict[str, Any]:
+        packed = base64.b64encode(self.hashes.astype("<i8").tobytes()).decode("ascii")
+        return {"hashes": packed, "n": self.n, "once": self.once, "whole": self.whole}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Seen:
+        hashes = np.frombuffer(base64.b64decode(stored["hashes"], validate=True), dtype="<i8").astype(np.int64)
+        return cls(hashes, int(stored["n"]), int(stored["once"]), bool(stored["whole"]))
+
+
+def _keys(x: torch.Tensor) -> np.ndarray:
+    """Hash each row of codes; bytes, eight at a time."""
+    if x.dtype != torch.uint8:
+        return row_keys(x).numpy()
+    flat = x.reshape(len(x), -1).cpu()
+    words = torch.nn.functional.pad(flat, (0, -flat.shape[1] % 8)).contiguous().view(torch.int64)
+    lanes = torch.arange(1, words.shape[1] + 1, dtype=torch.int64) * _GOLDEN
+    return torch.cat([_mix(part + lanes).sum(1) for part in words.split(2048)] or [lanes[:0]]).numpy()
