@@ -16,18 +16,16 @@ The images are the binarised MNIST in ../shared/data, or, without that folder, d
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import plain
 import torch
-from made_speed import images
+from plain import images, naive, seconds
 from side_by_side import Others, machine, ratios, rotate, spread, table
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 import plausible as pl
 from plausible.families.autoregressive import _fused
@@ -68,42 +66,11 @@ class PlainFVSBN(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
 
 
-def plain(cls: type, start: nn.Module, x: np.ndarray, epochs: int, batch: int) -> nn.Module:
-    """Train and return it."""
-    model = cls(start)
-    data = TensorDataset(torch.from_numpy(x.reshape(len(x), -1)).float())
-    loader = DataLoader(data, batch_size=batch, shuffle=True, generator=torch.Generator().manual_seed(0))
-    optimiser = torch.optim.Adam(model.parameters(), lr=RATE)
-    total = 0.0
-    for _ in range(epochs):
-        for (batch_x,) in loader:
-            optimiser.zero_grad()
-            loss = model.nll(batch_x).mean()
-            loss.backward()
-            optimiser.step()
-            total += loss.item()
-    return model
-
-
 def ours(name: str, x: np.ndarray, epochs: int, batch: int, **more: Any) -> Any:
     """Train and return it."""
     fixed = {"learning_rate": RATE, "schedule": "constant", "validation_fraction": 0.0, "random_state": 0}
     fixed |= {"hidden": HIDDEN} if name == "NADE" else {"penalty": 0.0}
     return getattr(pl, name)(epochs=epochs, batch_size=batch, **(fixed | more)).fit(x)
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def naive(module: nn.Module, u: torch.Tensor) -> torch.Tensor:
-    """A full pass for every pixel."""
-    z = torch.zeros(u.shape[:2])
-    for d in range(z.shape[1]):
-        z[:, d] = (u[:, d, 0] < module.conditionals(z)[:, d].sigmoid()).float()
-    return z
 
 
 def main() -> None:
@@ -116,7 +83,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Initializing zero-element")  # the first dimension's layer has no inputs
     train, test, what = images(given.examples)
     test = np.random.default_rng(0).permutation(test)[:HELD_OUT]
-    x = torch.from_numpy(test.reshape(len(test), -1)).float()
+    pixels, x = (torch.from_numpy(part.reshape(len(part), -1)).float() for part in (train, test))
     levers = "one loop compiled by numba" if _fused.available() else "blocks of dimensions (no numba)"
     variants: dict[str, dict[str, dict[str, Any]]] = {
         "NADE": {f"ours: {levers}, fused Adam": {}},
@@ -134,7 +101,7 @@ def main() -> None:
 
             def fit_plain(epochs: int, cls=cls, start=start) -> nn.Module:
                 with torch.enable_grad():
-                    return plain(cls, start, train, epochs, given.batch)
+                    return plain.train(cls(start), pixels, epochs, given.batch, RATE)
 
             def fit_ours(epochs: int, more: dict[str, Any], name=name) -> Any:
                 with torch.enable_grad():

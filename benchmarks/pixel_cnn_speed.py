@@ -19,16 +19,15 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import plain
 import torch
-from made_speed import images
+from plain import images, seconds
 from side_by_side import Others, machine, ratios, rotate, spread, table
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 import plausible as pl
 
@@ -39,12 +38,6 @@ NETS = {
     "masked, 6 layers, 32 channels": ({"architecture": "masked", "channels": 32, "blocks": 6}, None, None),
 }
 TRAINED = NETS["residual, 15 blocks, 16 channels"][0]
-
-
-def seconds(what: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    what()
-    return time.perf_counter() - started
 
 
 def drawing(x: np.ndarray, rounds: int) -> list[list[str]]:
@@ -141,23 +134,6 @@ class PlainPixelCNN(nn.Module):
         return F.binary_cross_entropy_with_logits(self(x), x, reduction="none").flatten(1).sum(1)
 
 
-def plain(start: nn.Module, x: np.ndarray, epochs: int) -> PlainPixelCNN:
-    """Train and return it."""
-    model = PlainPixelCNN(start)
-    data = TensorDataset(torch.from_numpy(x[:, None]).float())
-    loader = DataLoader(data, batch_size=BATCH, shuffle=True, generator=torch.Generator().manual_seed(0))
-    optimiser = torch.optim.Adam(model.parameters())
-    total = 0.0
-    for _ in range(epochs):
-        for (batch,) in loader:
-            optimiser.zero_grad()
-            loss = model.nll(batch).mean()
-            loss.backward()
-            optimiser.step()
-            total += loss.item()
-    return model
-
-
 def score_plain(model: PlainPixelCNN, x: np.ndarray) -> float:
     """Return mean nats."""
     with torch.no_grad():
@@ -179,10 +155,10 @@ def untrained(x: np.ndarray, **settings: Any) -> pl.PixelCNN:
 def training(train: np.ndarray, test: np.ndarray, rounds: int) -> list[list[str]]:
     """One row a way of training."""
     start = untrained(train)
-    by_plain = score_plain(PlainPixelCNN(start.module_), test[:500])
+    by_plain, pixels = score_plain(PlainPixelCNN(start.module_), test[:500]), torch.from_numpy(train[:, None]).float()
     assert abs(by_plain + start.score(test[:500])) < 1e-2, "not the same network"
     variants = {
-        f"plain, batch {BATCH}": lambda: plain(start.module_, train, 1),
+        f"plain, batch {BATCH}": lambda: plain.train(PlainPixelCNN(start.module_), pixels, 1, BATCH),
         f"ours, batch {BATCH}, float32": lambda: ours(train, 1, precision="float32"),
         f"ours, batch {BATCH}": lambda: ours(train, 1),
     }
