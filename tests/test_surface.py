@@ -30,7 +30,7 @@ FLOORS = (
     {"errors", "randomness", "options"},
     {"space", "embedding", "transforms", "heads", "nn", "sampling"},
     {"data", "training"},
-    {"base", "module", "neural", "registry", "files"},
+    {"base", "context", "module", "neural", "registry", "files"},
     {"families"},
     {"uses", "evaluate", "checks"},
     {"cli", "studio", "__main__"},

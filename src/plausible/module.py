@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -25,7 +26,8 @@ class Traits:
         marginals: whether it scores examples with missing cells, exactly, though it needs complete ones to fit.
         prefixes: whether it fits and scores series and audio that end early, exactly.
         given: how it draws the rest of a partly known example; 'exact' promises `sample_given` of its module,
-            'in_order' the same where all that is missing comes after all that is known.
+            'in_order' the same where all that is missing comes after all that is known, 'approximate' promises its
+            `propose_given`, as does 'in_order'.
         latent: whether it has a latent code.
         conditionals: whether it offers p(x_d | x_<d) step by step.
         streams: whether it can be fitted chunk by chunk on a file larger than memory.
@@ -53,11 +55,17 @@ class Module(nn.Module):
 
     More that free functions of `plausible.uses` ask for, where there is an exact answer: ``sample_given(z, c, rng=)``
     draws the cells of z that are NaN from p(missing | known) and leaves the others as they are; ``likely_given(z, c)``
-    puts their jointly most likely values there.
+    puts their jointly most likely values there; ``moments_given(z, c)`` returns the mean (n, D) and the covariance
+    (n, D, D) of z given its known cells. Where there is none: ``propose_given(z, c, rng=)`` fills the NaN cells from
+    some proposal and returns log w (n,) beside it, with E[w f(z)] = p(known) E[f(z) | known] for every f.
     """
 
     variable_buffers: ClassVar[tuple[str, ...]] = ()  # those whose shape depends on the data
     bound_samples: ClassVar[int] = BOUND_SAMPLES  # noises that `log_prob` of an example is averaged over
+
+    def __init__(self):
+        super().__init__()
+        self.context_encoder: nn.Module | None = None  # of a context that is no table; the shell puts it here
 
     @property
     def dtype(self) -> torch.dtype:
@@ -66,13 +74,26 @@ class Module(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """The number of free parameters."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        """The number of free parameters of p(z | c), without those of an encoder."""
+        return _n_free(self) - _n_free(self.context_encoder)
+
+    @property
+    def n_learned(self) -> int:
+        """The number of free parameters in all."""
+        return self.n_parameters + _n_free(self.context_encoder)
 
     @property
     def heavy(self) -> bool:
         """Whether to evaluate in double precision would take far longer: by default, if it has convolutions."""
-        return any(isinstance(m, nn.modules.conv._ConvNd) for m in self.modules())
+        return any(isinstance(m, nn.modules.conv._ConvNd) for m in self.own_modules())
+
+    def own_modules(self) -> Iterator[nn.Module]:
+        """All modules but those of the encoder, which is evaluated apart."""
+        return (m for name, m in self.named_modules() if name.partition(".")[0] != "context_encoder")
+
+    def encode_context(self, c: torch.Tensor | None) -> torch.Tensor | None:
+        """Return features (n, F) of a context: c itself, or what the encoder makes of codes c."""
+        return c if c is None or self.context_encoder is None else self.context_encoder(c)
 
     def look(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None:
         """See training examples (n, \\*event) before the first step; by default nothing is made of them."""
@@ -92,3 +113,7 @@ class Module(nn.Module):
     def sample(self, n: int, c: torch.Tensor | None = None, *, rng: torch.Generator) -> torch.Tensor:
         """Return n draws, with shape (n, \\*event)."""
         raise TypeError(f"{type(self).__name__} cannot sample")
+
+
+def _n_free(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -41,6 +41,7 @@ class Neural(Generative):
     budget: float | None = option(None, "seconds after which training stops", above=0)
     device: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda'")
     precision: str = option("auto", "of training", choices=("auto", "float32", "bfloat16"))
+    context_features: int = option(64, "features learned of a context of images, text, series or audio", low=1)
     checkpoint: str | None = option(None, "file that a killed fit can be resumed from")
     checkpoint_every: float = option(30.0, "seconds between two savings of the checkpoint", low=0)
     resume: bool = option(False, "continue from the checkpoint, if it is there")
@@ -78,6 +79,9 @@ class Neural(Generative):
     def _held_out_share(self) -> float:
         return self.validation_fraction
 
+    def _encoded_features(self) -> int | None:
+        return self.context_features
+
     def _device(self) -> torch.device:
         """The device to compute on: the CPU where a model that was fitted elsewhere finds no GPU."""
         if self.device == "auto":
@@ -97,9 +101,11 @@ class Neural(Generative):
         if self.checkpoint is None:
             return None
         free = {"checkpoint", "checkpoint_every", "resume", "verbose", "tensorboard", "budget", "device", "space"}
+        free |= {"context_space"}
         settings = {f.name: repr(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in free}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        digest.update(train.x.cpu().contiguous().numpy().tobytes())
+        for data in (train.x, getattr(train, "c", None)):
+            digest.update(b"" if data is None else data.cpu().contiguous().numpy().tobytes())
         return Checkpoint(self.checkpoint, digest.hexdigest(), resume=self.resume, every=self.checkpoint_every)
 
 
@@ -115,11 +121,12 @@ class Watch:
     def __call__(self) -> float:
         total = weight = 0.0
         measure = getattr(self.module, "held_out_loss", None) or self.module.loss
+        encode = getattr(self.module, "encode_context", lambda c: c)
         for start in range(0, len(self.events), self.rows):
             index = torch.arange(start, min(start + self.rows, len(self.events)), device=self.events.x.device)
             noise = RowNoise(index[:, None])  # of the place, not of the numbers: those change with the unit
             batch: Batch = self.events.take(index, noise)
-            losses = measure(batch.z, batch.c, rng=noise).double()
+            losses = measure(batch.z, encode(batch.c), rng=noise).double()
             w = torch.ones_like(losses) if batch.weight is None else batch.weight
             total, weight = total + float((losses * w).sum()), weight + float(w.sum())
         return total / max(weight, 1e-12)
@@ -135,8 +142,8 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _multiply_adds(module: nn.Module) -> int:
+def _multiply_adds(module: Module) -> int:
     """Multiply-adds per example: one per weight of a linear layer, or what a module says that uses weights again."""
     if hasattr(module, "multiply_adds"):
         return module.multiply_adds
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)))
+    return sum(m.weight.numel() for m in module.own_modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)))

@@ -22,7 +22,8 @@ import typer
 
 from plausible.errors import PlausibleError
 
-UNTOLD = frozenset({"random_state", "space", "verbose"})  # --seed, --as and --kind, and the terminal decide these
+# --seed, --as, --kind and --context, and the terminal decide these.
+UNTOLD = frozenset({"random_state", "space", "context_space", "verbose"})
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 PREFIX = "setting_"  # of parameters, so that no family's setting can hide one of the command's own

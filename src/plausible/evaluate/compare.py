@@ -30,7 +30,8 @@ from plausible.space import Audio, Space, Text
 
 Progress = Callable[[int, int, str], None]  # models done, models in all, what happens now
 
-UNTOLD = frozenset({"space", "random_state", "verbose", "budget"})  # settings that are no part of a model's label
+# Settings that are no part of a model's label.
+UNTOLD = frozenset({"space", "context_space", "random_state", "verbose", "budget"})
 
 
 def compare(

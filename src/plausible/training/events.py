@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     """A mini-batch in model space."""
 
     z: torch.Tensor  # (n, *event)
-    c: torch.Tensor | None  # (n, F) features of the context
+    c: torch.Tensor | None  # (n, F) features of the context, or what is encoded to such
     weight: torch.Tensor | None  # (n,)
 
 
@@ -24,7 +24,7 @@ class Events:
 
     Args:
         x: codes or, where the transforms draw no noise, model-space values, with shape (n, \\*event).
-        c: features of the context, with shape (n, F).
+        c: features of the context, with shape (n, F), or codes (n, \\*shape) of which an encoder makes them.
         weight: sample weights, with shape (n,).
         prepare: maps a batch of x to model space, with fresh noise each time; None if x is there already.
         dtype: what a batch is cast to; x itself may be bytes.

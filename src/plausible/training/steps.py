@@ -21,6 +21,8 @@ from torch import nn
 from plausible.nn import Dropout
 from plausible.training.events import Batch
 
+ENCODER_RATE = 2e-3  # the highest rate at which the encoder of a context learns
+
 
 class _Summarise:
     """Collect sufficient statistics batch by batch; set the parameters from them at the end of the epoch.
@@ -87,9 +89,12 @@ class minimise:
             raise ValueError(f"schedule must be 'constant' or 'cosine'; got {schedule!r}")
         self.module, self.learning_rate, self.schedule, self.clip_norm = module, learning_rate, schedule, clip_norm
         self.loss = getattr(module, loss)
+        self.encode = getattr(module, "encode_context", lambda c: c)
         self.parameters = [p for p in (module.parameters() if parameters is None else parameters) if p.requires_grad]
         kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
-        self.optimiser = kind(self.parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
+        settings = {"lr": learning_rate, "betas": betas, "weight_decay": weight_decay, "fused": True}
+        self.optimiser = kind(self._groups(), **settings)
+        self._set_rate(learning_rate)
         self.ema = ema
         self.average = [p.detach().clone() for p in self.parameters] if ema else []
         self.warmup, self._steps = warmup, 0
@@ -101,8 +106,9 @@ class minimise:
         self.optimiser.zero_grad(set_to_none=True)
         for dropout in self._dropouts:
             dropout.rng = rng
+        c = self.encode(batch.c)
         with self._autocast:
-            losses = self.loss(batch.z, batch.c, rng=rng)  # (n,)
+            losses = self.loss(batch.z, c, rng=rng)  # (n,)
         losses = losses.float() if losses.dtype == torch.bfloat16 else losses
         weight = batch.weight
         loss = losses.mean() if weight is None else (losses * weight).sum() / weight.sum().clamp_min(1e-12)
@@ -127,9 +133,18 @@ class minimise:
         rises = min((self._steps + 1) / self.warmup, 1.0) if self.warmup else 1.0
         self._set_rate(self.learning_rate * falls * rises)
 
+    def _groups(self) -> list[dict]:
+        """The parameters; those of an encoder apart: what suits a linear model is too fast for convolutions."""
+        encoder = getattr(self.module, "context_encoder", None)
+        theirs = set() if encoder is None else set(encoder.parameters())
+        own = {"params": [p for p in self.parameters if p not in theirs], "share": 1.0}
+        apart = {"params": [p for p in self.parameters if p in theirs]}
+        apart["share"] = min(1.0, ENCODER_RATE / self.learning_rate)
+        return [group for group in (own, apart) if group["params"]]
+
     def _set_rate(self, rate: float) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
     @property
     def rate(self) -> float:

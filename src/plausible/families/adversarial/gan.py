@@ -166,5 +166,7 @@ class GAN(Neural):
         def player(net: nn.Module, loss: str, **changes):
             return self._minimise(module, parameters=net.parameters(), loss=loss, betas=BETAS, **changes)
 
-        opponent = player(module.critic, "critic_loss", ema=None)
+        # Features of a context that served the generator would be such as hide from the critic what does not fit.
+        critic = nn.ModuleList(net for net in (module.critic, module.context_encoder) if net is not None)
+        opponent = player(critic, "critic_loss", ema=None)
         return alternate(player(module.generator, "generator_loss"), opponent, self.critic_steps)

@@ -91,7 +91,7 @@ class Pixels(Stepwise):
     @property
     def multiply_adds(self) -> int:
         """Of one pass over one image."""
-        per_pixel = sum(p.numel() for name, p in self.named_parameters() if name.endswith("weight"))
+        per_pixel = sum(m.weight.numel() for m in self.own_modules() if getattr(m, "weight", None) is not None)
         return per_pixel * self.shape[1] * self.shape[2]
 
     @property

@@ -217,7 +217,9 @@ class _Search:
             if history.stopped == "interrupted":
                 break
         self.module.load_state_dict(state)
-        if best.stopped != "interrupted" and isinstance(self.train, Events):
+        # An encoder of the context can overfit, so that a fit of all examples would have nothing to stop it.
+        alone = self.module.context_encoder is None
+        if best.stopped != "interrupted" and isinstance(self.train, Events) and alone:
             self.fits_left = 1
             best = self._fit(_lowest(losses), _joined(self.train, self.held_out), None)
         best.rows = self.rows

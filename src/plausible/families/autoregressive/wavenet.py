@@ -80,7 +80,7 @@ class _WaveNet(Sequential):
     @property
     def multiply_adds(self) -> int:
         """Of one example: every weight is used at every step."""
-        return self.steps.T * sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        return self.steps.T * sum(m.weight.numel() for m in self.own_modules() if isinstance(m, nn.Linear))
 
     # ------------------------------------------------------------------------------------------------- all at once
 
