@@ -48,9 +48,21 @@ Length = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Steps in a window of a series, characters in a window of a text.",
+        help="Steps in a window of a series, characters (or bytes, or tokens) in a window of a text.",
         rich_help_panel=READING,
     ),
+]
+Vocabulary = Annotated[
+    str,
+    typer.Option(
+        metavar="WORD",
+        help="Of text: characters (those it holds), bytes, or bpe: byte pairs, learned from it.",
+        rich_help_panel=READING,
+    ),
+]
+VocabularySize = Annotated[
+    int,
+    typer.Option(min=257, metavar="N", help="Tokens of a vocabulary of byte pairs.", rich_help_panel=READING),
 ]
 Complete = Annotated[
     bool,

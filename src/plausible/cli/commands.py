@@ -34,6 +34,8 @@ from plausible.cli.arguments import (
     Length,
     ModelPath,
     Seed,
+    Vocabulary,
+    VocabularySize,
     examples,
     opened,
 )
@@ -215,6 +217,8 @@ def fit(
     drop: Drop = None,
     key: Key = None,
     length: Length = None,
+    vocabulary: Vocabulary = "characters",
+    vocabulary_size: VocabularySize = 512,
     header: Header = None,
     complete: Complete = False,
     stream: Annotated[
@@ -233,7 +237,7 @@ def fit(
     check_options(estimator)
     target = writable(Path(out or f"{Path(data).resolve().name.split('.')[0]}.{model}.plausible"))
     reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
-    reading |= {"header": header, "complete": complete}
+    reading |= {"header": header, "complete": complete, "vocabulary": vocabulary, "vocabulary_size": vocabulary_size}
     read = read_examples(data, context, stream, **reading)
     estimator.set_params(space=read.space).fit(read.X, context=read.context)
     estimator.save(target)
@@ -249,6 +253,7 @@ app.command(
         f"fit adult.csv --model {OTHER} -o adult.plausible",
         "fit adult.csv --model NAME --epochs 20 --budget 5m",
         "fit images.npz --model NAME --context label",
+        "fit book.txt --model NAME --vocabulary bpe --vocabulary-size 512",
         "fit --model NAME --help                    the options of NAME",
     ),
 )(with_settings(fit))

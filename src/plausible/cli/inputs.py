@@ -76,6 +76,8 @@ def _streamed(path: str, context: list[str] | None, complete: bool, **reading: A
     from plausible.data import Stream
 
     given = {"as": reading.pop("how"), "key": reading.pop("key"), "length": reading.pop("length")}
+    given["vocabulary"] = reading.pop("vocabulary") != "characters"
+    del reading["vocabulary_size"]
     refused = [flag for flag, value in {**given, "context": context, "drop-missing": complete}.items() if value]
     if refused:
         raise DataError(f"--{refused[0]} needs the data in memory; leave out --stream")
