@@ -34,6 +34,7 @@ from plausible.space.matrix import as_matrix
 from plausible.training import Chunks, Coded, Events, History, count, run
 from plausible.transforms import Chain, Standardise, Transform
 
+SAMPLERS = {"steps": "sample", "jacobi": "sample_at_once"}  # and the method of the module, which may lack the second
 ROWS_AT_ONCE = 2_000_000  # values of model space evaluated or drawn in one go
 
 
@@ -310,19 +311,24 @@ class Generative(DensityMixin, BaseEstimator):
 
     # --------------------------------------------------------------------------------------------------- sample
 
-    def sample(self, n: int = 1, *, context: Any = None, random_state: Any = None) -> Any:
+    def sample(self, n: int = 1, *, context: Any = None, random_state: Any = None, sampler: str = "steps") -> Any:
         """Draw examples that look like those the model was fitted on: same type, columns, dtypes and levels.
 
         Args:
             n: how many.
             context: one row for all n, or n rows (with n left at 1: as many examples as it has rows).
             random_state: seed of the draw; None draws a fresh one each time.
+            sampler: 'jacobi' has families that draw dimension after dimension draw the same by passes over all of them,
+                until nothing changes: faster where passes are cheap and dimensions depend on few others.
         """
         check_is_fitted(self, "module_")
-        return self.space_.decode(self._sample_codes(n, context, random_state))
+        return self.space_.decode(self._sample_codes(n, context, random_state, sampler))
 
-    def _sample_codes(self, n: int, context: Any = None, random_state: Any = None) -> torch.Tensor:
+    def _sample_codes(self, n: int, context: Any = None, random_state: Any = None, sampler="steps") -> torch.Tensor:
         """Draw codes (n, \\*shape)."""
+        draw = getattr(self.module_, SAMPLERS.get(sampler, ""), None)
+        if draw is None:
+            raise CapabilityError(f"{type(self).__name__} has no sampler {sampler!r}; leave it at 'steps'")
         if not isinstance(n, (int, np.integer)) or n < 1:
             raise DataError(f"sample needs a number of examples of at least 1, got n={n!r}")
         c = self._encode_context(context, None if n == 1 and context is not None else n)
@@ -333,7 +339,7 @@ class Generative(DensityMixin, BaseEstimator):
         with torch.no_grad():
             for start in range(0, n, rows):
                 m = min(rows, n - start)
-                z = self.module_.sample(m, None if c is None else c[start : start + m], rng=rng)
+                z = draw(m, None if c is None else c[start : start + m], rng=rng)
                 parts.append(self.transforms_.inverse(z.reshape(m, *self.space_.shape).double(), rng))
         return torch.cat(parts)
 

@@ -286,6 +286,9 @@ def sample(
         list[str] | None,
         typer.Option(metavar="COLUMN=VALUE", help="The c of a model of p(x | c). Repeatable, once for each column."),
     ] = None,
+    jacobi: Annotated[
+        bool, typer.Option("--jacobi", help="The same examples by passes over all dimensions at once; may be faster.")
+    ] = False,
 ) -> None:
     """Draw new examples from a fitted model."""
     from plausible.data.write import as_text, check_form, write
@@ -296,7 +299,8 @@ def sample(
     elif fitted.space_.type == "image":
         as_text(None, fitted.space_)
     with busy(f"drawing {n:,}"):
-        X = fitted.sample(n, context=context_given(fitted, context), random_state=seed)
+        how = {"random_state": seed, "sampler": "jacobi" if jacobi else "steps"}
+        X = fitted.sample(n, context=context_given(fitted, context), **how)
     if out is None:
         sys.stdout.write(as_text(X, fitted.space_))
     else:

@@ -22,9 +22,11 @@ from typing import Any
 import torch
 
 from plausible.base import Module
-from plausible.errors import DataError
+from plausible.errors import CapabilityError, DataError
 from plausible.heads import N_UNIFORMS, Heads
 from plausible.randomness import uniform
+
+AT_ONCE = 100_000  # values of which a pass of the fixed point is made at a time
 
 
 class Stepwise(Module):
@@ -32,6 +34,7 @@ class Stepwise(Module):
 
     dims: int
     heads: Heads
+    orderings: int = 1  # whose densities are averaged, in the families that have several
 
     @property
     def order(self) -> list[int]:
@@ -65,6 +68,14 @@ class Stepwise(Module):
 
     def sample(self, n, c=None, *, rng):
         return self.from_uniforms(self._uniforms(n, rng), c)
+
+    def sample_at_once(self, n: int, c: torch.Tensor | None = None, *, rng: torch.Generator) -> torch.Tensor:
+        """Return what `sample` draws from the same generator, by `fixed_point`."""
+        if self.orderings > 1:
+            raise CapabilityError("a mixture of orderings is drawn in steps only; leave sampler at 'steps'")
+        u, rows = self._uniforms(n, rng), max(1, AT_ONCE // self.dims)
+        parts = [slice(i, i + rows) for i in range(0, n, rows)]
+        return torch.cat([self.fixed_point(u[p], None if c is None else c[p])[0] for p in parts])
 
     def sample_given(self, z, c=None, *, rng):
         """Draw the missing dimensions, all of which come after the known ones."""
