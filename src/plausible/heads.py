@@ -8,6 +8,7 @@ network times a head: the same heads end an autoregressive net and are the obser
     categorical, ordinal to 32 levels     categorical by logits                    K
     ordinal beyond, count                 mixture of M discretised logistics       3 M
     real                                  mixture of M normals or Laplaces         3 M
+                                          mixture of M Student's t                 4 M
 
 Every head draws by inversion from two uniforms per dimension that the caller gives, so that a fast and a slow sampler
 that share their uniforms draw the same values. (``torch.distributions`` would read the global generator.)
@@ -29,6 +30,7 @@ from plausible.space import MAX_SPAN, Column, Space
 
 N_UNIFORMS = 2  # uniforms a head needs to draw one dimension
 SMALLEST_SCALE = 1e-3  # of a normal, in standardised units: a spike on a repeated value may not grow without bound
+INITIAL_DEGREES, MOST_DEGREES = 8.0, 200.0  # of freedom of Student's t; of more, the normal is no worse
 
 
 class Head(nn.Module):
@@ -206,6 +208,40 @@ class DiscretisedLogistics(_Mixture):
         half = (self.step / self.unit / 2).to(params)[..., None]
         y = ((x - self.centre) / self.unit).to(params)[..., None]
         # A step of a hundredth of the scale, or a hundred scales to a step, is as fine or as sharp as need be.
+class MixtureOfStudents(MixtureOfNormals):
+    r"""p(x) = sum_m w_m t(x; nu_m, mu_m, s_m), tails of any weight from Cauchy's (nu = 1) to nearly the normal's."""
+
+    def __init__(self, columns: Sequence[Column], components: int):
+        super().__init__(columns, components)
+        self.size = 4 * components
+
+    def initial(self):
+        return torch.cat([super().initial(), torch.full((self.d, self.components), math.log(INITIAL_DEGREES - 1))], 1)
+
+    @staticmethod
+    def _degrees(raw: torch.Tensor) -> torch.Tensor:
+        return 1 + raw.clamp_max(math.log(MOST_DEGREES)).exp()
+
+    def log_prob(self, params, x):
+        logit, mean, log_scale, raw = params.chunk(4, -1)
+        log_scale, nu = log_scale.clamp_min(math.log(SMALLEST_SCALE)), self._degrees(raw)
+        standard = (x[..., None] - mean) * (-log_scale).exp()
+        log_norm = torch.lgamma((nu + 1) / 2) - torch.lgamma(nu / 2) - 0.5 * (nu * math.pi).log()
+        log_p = log_norm - (nu + 1) / 2 * torch.log1p(standard.square() / nu)
+        return torch.logsumexp(logit.log_softmax(-1) + log_p - log_scale, -1)
+
+    def _below(self, params, x):
+        standard = (x - params[..., 1]) * (-params[..., 2].clamp_min(math.log(SMALLEST_SCALE))).exp()
+        return _by_scipy("stdtr", self._degrees(params[..., 3]), standard)
+
+    def sample(self, params, u):
+        logit, *others = params.chunk(4, -1)
+        m = self._pick(logit, u[..., 0])
+        mean, log_scale, raw = (p.gather(-1, m)[..., 0] for p in others)
+        quantile = _by_scipy("stdtrit", self._degrees(raw), _inside(u[..., 1]))
+        return mean + log_scale.clamp_min(math.log(SMALLEST_SCALE)).exp() * quantile
+
+
         log_scale = torch.maximum(log_scale, (half / 50).log())
         rate = (-log_scale).exp()
         upper, lower = (y + half - mean) * rate, (y - half - mean) * rate
@@ -229,7 +265,7 @@ class DiscretisedLogistics(_Mixture):
         return torch.maximum(torch.minimum(x, self.high), self.low).to(params)
 
 
-OF_REALS = {"normal": MixtureOfNormals, "laplace": MixtureOfLaplaces}
+OF_REALS = {"normal": MixtureOfNormals, "laplace": MixtureOfLaplaces, "student_t": MixtureOfStudents}
 
 
 def head_of(column: Column, components: int, reals: str = "normal") -> tuple:
@@ -252,7 +288,7 @@ class Heads(nn.Module):
     Args:
         space: the model's space; columns with the same kind share one head.
         components: mixture components M of real, count and many-levelled columns.
-        reals: what the mixtures of reals are of: 'normal' or 'laplace'.
+        reals: what the mixtures of reals are of: 'normal', 'laplace' or 'student_t'.
     """
 
     def __init__(self, space: Space, components: int = 10, reals: str = "normal"):
@@ -344,3 +380,12 @@ def _inside(u: torch.Tensor) -> torch.Tensor:
     """Keep uniforms off 0 and 1, whose quantiles are infinite."""
     tiny = torch.finfo(u.dtype).eps / 2
     return u.clamp(tiny, 1 - tiny)
+def _by_scipy(name: str, *values: torch.Tensor) -> torch.Tensor:
+    """A function of scipy.special that torch lacks, in double precision; it has no gradient."""
+    from scipy import special
+
+    first = values[0]
+    found = getattr(special, name)(*(v.detach().cpu().double().numpy() for v in values))
+    return torch.as_tensor(found).to(first)
+
+

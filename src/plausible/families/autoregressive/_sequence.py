@@ -50,9 +50,20 @@ class Steps(nn.Module):
         within: hidden units of the net inside a step, where C > 1; 0 for dimensions that are independent given h_t.
         components: mixture components of the heads.
         dropout: share of the hidden units inside a step dropped while training.
+        reals: what the mixtures of reals are of.
     """
 
-    def __init__(self, space: Space, event: str, width: int, hidden: int, within: int, components: int, dropout=0.0):
+    def __init__(
+        self,
+        space: Space,
+        event: str,
+        width: int,
+        hidden: int,
+        within: int,
+        components: int,
+        dropout: float = 0.0,
+        reals: str = "normal",
+    ):
         super().__init__()
         self.T, self.C = _shape(space, event)
         self.alike, self.own = event in ALIKE, event == "table"
@@ -61,43 +72,48 @@ class Steps(nn.Module):
         self.natural = event != "image" or self.C == 1
         if not self.natural:  # (C, H, W) has the colours of a pixel far apart
             self.order = [c * self.T + t for t in range(self.T) for c in range(self.C)]
-        self.heads = Heads(space, components)
+        self.heads = Heads(space, components, reals)
         columns = tuple(space.columns[d] for d in self.order[: self.C])
-        self.head = self.heads if self.own else Heads(Space(columns, (self.C,)), components)  # of one step
+        self.head = self.heads if self.own else Heads(Space(columns, (self.C,)), components, reals)  # of one step
         self.codes = not self.own and self.C == 1 and isinstance(self.head.heads[0], Categorical)
         n_features = self.head.n_features
         self.W = nn.Parameter(torch.randn(n_features, width) * (1.0 if self.codes else max(n_features, 4) ** -0.5))
         self.place = nn.Parameter(0.1 * torch.randn(1 if self.alike else self.T, width))  # what stands for the start
         self.inner = None
         if self.C > 1 and within:
-            self.inner = _MADE(Space(columns, (self.C,)), hidden, (within,), components, 1, True, "relu", dropout)
+            inside = Space(columns, (self.C,))
+            self.inner = _MADE(inside, hidden, (within,), components, 1, True, "relu", dropout, reals)
         else:
             self.V = nn.Parameter(torch.empty(self.head.size, hidden).uniform_(-0.1, 0.1) / hidden**0.5)
             self.b = nn.Parameter(self.head.initial())
         with torch.device("cpu"):  # places follow from the space, also where the weights have no memory yet
-            places = self._own_places(components) if self.own else self._places(components) if self.C > 1 else {}
+            places = self._own_places() if self.own else self._places() if self.C > 1 else {}
         for name, place in places.items():
             self.register_buffer(name, place.to(self.W.device), persistent=False)
 
-    def _own_places(self, components: int) -> dict[str, torch.Tensor]:
+    def _own_places(self) -> dict[str, torch.Tensor]:
         """Where features and parameters of each column lie among all, and the way back."""
-        heads = Heads(Space(self.heads.columns, (self.dims,)), components)
+        heads = self._on_cpu(self.heads)
         params_at = _of_dimension(heads.owner, self.dims)
         own = (params_at.flatten() < heads.size).nonzero()[:, 0]
         back = torch.empty(heads.size, dtype=torch.long)
         back[params_at.flatten()[own]] = own
         return {"features_at": _of_dimension(heads.source, self.dims), "params_at": params_at, "back": back}
 
-    def _places(self, components: int) -> dict[str, torch.Tensor]:
+    def _places(self) -> dict[str, torch.Tensor]:
         """The dimensions step by step; where in the parameters of the steps, one after the other, those of all lie."""
-        whole = Heads(Space(self.heads.columns, (self.dims,)), components)
-        step = Heads(Space(self.head.columns, (self.C,)), components)
+        whole, step = self._on_cpu(self.heads), self._on_cpu(self.head)
         at = torch.tensor(self.order)
         theirs = at.argsort()[whole.owner].argsort(stable=True)
         ours = (torch.arange(self.T)[:, None] * step.size + step.owner.argsort(stable=True)).flatten()
         back = torch.empty_like(theirs)
         back[theirs] = ours
         return {"at": at, "back": back}
+
+    @staticmethod
+    def _on_cpu(heads: Heads) -> Heads:
+        """The like of `heads` that has memory, inside `torch.device("cpu")`."""
+        return Heads(Space(heads.columns, (heads.dims,)), heads.components, heads.reals)
 
     def look(self, z: torch.Tensor) -> None:
         """Start from the frequencies of the dimensions: z (n, D)."""

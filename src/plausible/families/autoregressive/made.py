@@ -55,10 +55,21 @@ class _State:
 class _MADE(Stepwise):
     """Legend: n examples, D dimensions, F input features, H hidden units, P parameters of all heads, S orderings."""
 
-    def __init__(self, space: Space, n_context: int, hidden, components, orderings, direct, nonlinearity, dropout):
+    def __init__(
+        self,
+        space: Space,
+        n_context: int,
+        hidden,
+        components,
+        orderings,
+        direct,
+        nonlinearity,
+        dropout,
+        reals="normal",
+    ):
         super().__init__()
         self.dims, self.n_context, self.orderings = space.dims, n_context, orderings
-        self.heads = Heads(space, components)
+        self.heads = Heads(space, components, reals)
         n_features, size = self.heads.n_features, self.heads.size
         widths = [n_features, *hidden, size]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))

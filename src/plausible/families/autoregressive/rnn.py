@@ -13,7 +13,7 @@ or a long short-term memory (LSTM)
 (s the sigmoid), in one or several layers; on a CPU an LSTM trains almost twice as fast. Steps are characters, the time
 steps of a series, pixels row by row, or the columns of a table; `_sequence` says what the net is shown of them, and how
 the channels of one step are taken in order. A context c sets the first state and is shown at every step. Reals have
-mixtures of normals.
+mixtures of normals, Laplaces or Student's t.
 
 As what went before is all in the state, a text goes on past the length of a window for as long as one likes.
 
@@ -64,11 +64,11 @@ class _State:
 class _RNN(Sequential):
     """Legend: n examples, T steps, D dimensions, F features of a step, E inputs, H hidden units, P parameters."""
 
-    def __init__(self, space, event, n_context, cell, hidden, layers, within, components, dropout):
+    def __init__(self, space, event, n_context, cell, hidden, layers, within, components, dropout, reals):
         super().__init__()
         self.dims, self.cell, self.hidden = space.dims, cell, hidden
         width = embedding_width(space, event, hidden)
-        self.steps = Steps(space, event, width, hidden, within, components, dropout)
+        self.steps = Steps(space, event, width, hidden, within, components, dropout, reals)
         self.heads = self.steps.heads
         widths = [self.steps.W.shape[1], *[hidden] * layers]
         self.nets = nn.ModuleList(CELLS[cell](e, hidden, batch_first=True) for e in widths[:-1])
@@ -163,6 +163,7 @@ class RNN(Neural):
         128, "hidden units of the net that takes the channels of a step in order; 0: given the past, independent", low=0
     )
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
+    reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace", "student_t"))
     dropout: float = option(0.0, "share of the outputs of each layer dropped while training", low=0)
     epochs: int = option(30, "passes over the training examples, at most", low=1)
     batch_size: int = option(64, "examples per step", low=1)
@@ -199,4 +200,5 @@ class RNN(Neural):
             self.within,
             self.components,
             self.dropout,
+            self.reals,
         )

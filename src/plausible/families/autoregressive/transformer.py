@@ -5,8 +5,8 @@ r"""Transformer: every conditional from one causal net, in which a position look
 
 o is the order in which dimensions are taken: of an image by rows, the channels of a pixel one after the other. f are
 the features of a value, q_t tells its position (or queries and keys are turned by it: rotary), s stands where nothing
-is known yet. Characters share W, and V = W; pixels and the steps of a series share W and V; the columns of a table have
-rows of W and V of their own. Text is characters: what `log_prob` says is nats per string (or window) of them.
+is known yet. The places of a text share W, and V = W; pixels, samples of sound (in 256 mu-law cells) and the steps of a
+series share W and V; the columns of a table have rows of W and V of their own.
 
 `start` and `step` keep the keys and values of the positions before, so that drawing T values costs about one pass and
 not T; `prime` takes in many known values in one pass.
@@ -35,10 +35,11 @@ from plausible.nn import Dropout
 from plausible.nn.attention import INITIAL_STD, Decoder, Memory
 from plausible.options import OptionError, estimator, option
 from plausible.space import Image, Space
-from plausible.transforms import Standardise, Transform
+from plausible.transforms import MuLaw, Standardise, Transform
 
 AT_ONCE = 4_000_000  # numbers of a layer that are held in memory at a time, where no gradient is wanted
 KEPT = 100_000_000  # keys and values that are held in memory at a time
+ALIKE = ("text", "series", "audio")  # events whose positions share one bias, and tell only how far apart they are
 
 
 @dataclass
@@ -64,12 +65,13 @@ class _Transformer(Stepwise):
         attention_heads: int,
         components: int,
         dropout: float,
+        reals: str,
     ):
         super().__init__()
         self.dims, self._order = space.dims, list(order)
-        self.heads = Heads(space, components)
+        self.heads = Heads(space, components, reals)
         self.shared = kind != "table"  # one W and V for all dimensions
-        self.same_bias = kind in ("text", "series")
+        self.same_bias = kind in ALIKE
         self.in_order = self._order == list(range(space.dims))
         n_features, size = self.heads.n_features, self.heads.size
         if self.shared:
@@ -237,7 +239,7 @@ class _Transformer(Stepwise):
 
 @estimator
 class Transformer(Neural):
-    """Decoder of causal attention: exact autoregressive density of text, images, series and tables (any columns).
+    """Decoder of causal attention: exact autoregressive density of text, images, series, sound and tables.
 
     References: Vaswani et al., 2017, https://arxiv.org/abs/1706.03762; Radford et al., 2019
 
@@ -253,12 +255,15 @@ class Transformer(Neural):
     hidden: int = option(128, "numbers that stand for each position", low=1)
     attention_heads: int = option(4, "heads of attention, which share these numbers", low=1)
     positions: str = option(
-        "auto", "how positions are told; 'auto' is rotary for text and series", choices=("auto", "learned", "rotary")
+        "auto",
+        "how positions are told; 'auto' is rotary for text, series and sound",
+        choices=("auto", "learned", "rotary"),
     )
     order: tuple[int, ...] | None = option(
         None, "in which the dimensions are taken; None is as they come, of images row by row, all channels of a pixel"
     )
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
+    reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace", "student_t"))
     dropout: float = option(0.0, "share of what each layer adds that is dropped while training", low=0)
     batch_size: int = option(64, "examples per step", low=1)
     warmup: int = option(20, "steps in which the learning rate rises from zero", low=0)
@@ -266,7 +271,7 @@ class Transformer(Neural):
 
     traits = Traits(
         density="exact",
-        events=frozenset({"table", "image", "text", "series"}),
+        events=frozenset({"table", "image", "text", "series", "audio"}),
         context=True,
         conditionals=True,
         prefixes=True,
@@ -275,11 +280,13 @@ class Transformer(Neural):
     )
 
     def _transforms(self, space: Space) -> list[Transform]:
+        if space.type == "audio":
+            return [MuLaw()]
         # Where sequences end at different places, few values may be left to tell the scale of the last steps.
         return [Standardise(shared=space.type == "series" and space.ragged)]
 
     def _build(self, space: Space, context_space: Space) -> Module:
-        rotary = self.positions == "rotary" or (self.positions == "auto" and self.space_.type in ("text", "series"))
+        rotary = self.positions == "rotary" or (self.positions == "auto" and self.space_.type in ALIKE)
         if self.hidden % self.attention_heads or (rotary and self.hidden // self.attention_heads % 2):
             even = " to an even number each, as rotary positions need" if rotary else ""
             raise OptionError(
@@ -297,6 +304,7 @@ class Transformer(Neural):
             attention_heads=self.attention_heads,
             components=self.components,
             dropout=self.dropout,
+            reals=self.reals,
         )
 
     def _taken(self) -> list[int]:

@@ -55,10 +55,10 @@ class _State:
 class _WaveNet(Sequential):
     """Legend: n examples, T steps, D dimensions, H channels, S channels of the skips, P parameters of a step."""
 
-    def __init__(self, space, event, n_context, channels, skips, layers, stacks, within, components, dropout):
+    def __init__(self, space, event, n_context, channels, skips, layers, stacks, within, components, dropout, reals):
         super().__init__()
         self.dims, self.channels, self.skips = space.dims, channels, skips
-        self.steps = Steps(space, event, channels, skips, within, components, dropout)
+        self.steps = Steps(space, event, channels, skips, within, components, dropout, reals)
         self.heads = self.steps.heads
         self.dilations = [2**i for i in range(layers)] * stacks
         self.gates = nn.ModuleList(nn.Linear(channels, 4 * channels, bias=False) for _ in self.dilations)
@@ -166,6 +166,7 @@ class WaveNet(Neural):
         128, "hidden units of the net that takes the channels of a step in order; 0: given the past, independent", low=0
     )
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
+    reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace", "student_t"))
     dropout: float = option(0.0, "share of the outputs of each layer dropped while training", low=0)
     epochs: int = option(30, "passes over the training examples, at most", low=1)
     batch_size: int = option(16, "examples per step", low=1)
@@ -203,4 +204,5 @@ class WaveNet(Neural):
             self.within,
             self.components,
             self.dropout,
+            self.reals,
         )
