@@ -59,6 +59,14 @@ class Head(nn.Module):
         """Return codes (n, d) drawn by inversion from uniforms u of shape (n, d, 2)."""
         raise TypeError(f"{type(self).__name__} does not define sample")
 
+    def log_levels(self, params: torch.Tensor) -> torch.Tensor:
+        """Return log p of each level, (n, d, K), of a head that has levels."""
+        raise TypeError(f"{type(self).__name__} has no levels")
+
+    def cdf(self, params: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return P(X < x) of a head over numbers, x not on the lattice of one of counts; params and x may broadcast."""
+        raise TypeError(f"{type(self).__name__} is not over numbers")
+
     def initial(self) -> torch.Tensor:
         """Return parameters (d, size) to start from: a broad distribution."""
         return torch.zeros(self.d, self.size)
@@ -83,6 +91,9 @@ class Bernoulli(Head):
     def log_prob(self, params, x):
         return -F.binary_cross_entropy_with_logits(params[..., 0], x, reduction="none")
 
+    def log_levels(self, params):
+        return F.logsigmoid(torch.cat([-params, params], -1))
+
     def sample(self, params, u):
         return (u[..., 0] < params[..., 0].sigmoid()).to(params)
 
@@ -106,6 +117,9 @@ class Categorical(Head):
     def log_prob(self, params, x):
         return params.log_softmax(-1).gather(-1, torch.nan_to_num(x).long()[..., None])[..., 0]
 
+    def log_levels(self, params):
+        return params.log_softmax(-1)
+
     def sample(self, params, u):
         below = params.softmax(-1).cumsum(-1)[..., :-1]
         return (u[..., :1] >= below).sum(-1).to(params)
@@ -124,6 +138,16 @@ class _Mixture(Head):
         spread = torch.special.ndtri((torch.arange(m) + 0.5) / m) if m > 1 else torch.zeros(1)
         start = torch.cat([torch.zeros(m), spread, torch.full((m,), math.log(0.6 if m > 1 else 1.0))])
         return start.repeat(self.d, 1)
+
+    def cdf(self, params, x):
+        weight, below = params[..., : self.components].softmax(-1), 0
+        for m in range(self.components):  # one after the other: x may be many for each of params
+            below = below + weight[..., m] * self._below(params[..., m :: self.components], x)
+        return below
+
+    def _below(self, params: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """P(X < x) of one component, (n, d), with parameters (n, d, 3): logit, mean and log scale."""
+        raise TypeError(f"{type(self).__name__} does not define _below")
 
     @staticmethod
     def _pick(log_weight: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -145,6 +169,9 @@ class MixtureOfNormals(_Mixture):
         standard = (x[..., None] - mean) * (-log_scale).exp()
         return torch.logsumexp(logit.log_softmax(-1) + self._log_density(standard) - log_scale, -1)
 
+    def _below(self, params, x):
+        return self._cumulative((x - params[..., 1]) * (-params[..., 2].clamp_min(math.log(SMALLEST_SCALE))).exp())
+
     def sample(self, params, u):
         logit, mean, log_scale = params.chunk(3, -1)
         m = self._pick(logit, u[..., 0])
@@ -154,6 +181,10 @@ class MixtureOfNormals(_Mixture):
     @staticmethod
     def _log_density(standard: torch.Tensor) -> torch.Tensor:
         return -0.5 * standard.square() - 0.5 * math.log(2 * math.pi)
+
+    @staticmethod
+    def _cumulative(standard: torch.Tensor) -> torch.Tensor:
+        return torch.special.ndtr(standard)
 
     @staticmethod
     def _quantile(u: torch.Tensor) -> torch.Tensor:
@@ -168,8 +199,47 @@ class MixtureOfLaplaces(MixtureOfNormals):
         return -standard.abs() - math.log(2)
 
     @staticmethod
+    def _cumulative(standard: torch.Tensor) -> torch.Tensor:
+        tail = 0.5 * (-standard.abs()).exp()
+        return torch.where(standard < 0, tail, 1 - tail)
+
+    @staticmethod
     def _quantile(u: torch.Tensor) -> torch.Tensor:
         return -(u - 0.5).sign() * torch.log1p(-2 * (u - 0.5).abs())
+
+
+class MixtureOfStudents(MixtureOfNormals):
+    r"""p(x) = sum_m w_m t(x; nu_m, mu_m, s_m), tails of any weight from Cauchy's (nu = 1) to nearly the normal's."""
+
+    def __init__(self, columns: Sequence[Column], components: int):
+        super().__init__(columns, components)
+        self.size = 4 * components
+
+    def initial(self):
+        return torch.cat([super().initial(), torch.full((self.d, self.components), math.log(INITIAL_DEGREES - 1))], 1)
+
+    @staticmethod
+    def _degrees(raw: torch.Tensor) -> torch.Tensor:
+        return 1 + raw.clamp_max(math.log(MOST_DEGREES)).exp()
+
+    def log_prob(self, params, x):
+        logit, mean, log_scale, raw = params.chunk(4, -1)
+        log_scale, nu = log_scale.clamp_min(math.log(SMALLEST_SCALE)), self._degrees(raw)
+        standard = (x[..., None] - mean) * (-log_scale).exp()
+        log_norm = torch.lgamma((nu + 1) / 2) - torch.lgamma(nu / 2) - 0.5 * (nu * math.pi).log()
+        log_p = log_norm - (nu + 1) / 2 * torch.log1p(standard.square() / nu)
+        return torch.logsumexp(logit.log_softmax(-1) + log_p - log_scale, -1)
+
+    def _below(self, params, x):
+        standard = (x - params[..., 1]) * (-params[..., 2].clamp_min(math.log(SMALLEST_SCALE))).exp()
+        return _by_scipy("stdtr", self._degrees(params[..., 3]), standard)
+
+    def sample(self, params, u):
+        logit, *others = params.chunk(4, -1)
+        m = self._pick(logit, u[..., 0])
+        mean, log_scale, raw = (p.gather(-1, m)[..., 0] for p in others)
+        quantile = _by_scipy("stdtrit", self._degrees(raw), _inside(u[..., 1]))
+        return mean + log_scale.clamp_min(math.log(SMALLEST_SCALE)).exp() * quantile
 
 
 class DiscretisedLogistics(_Mixture):
@@ -208,40 +278,6 @@ class DiscretisedLogistics(_Mixture):
         half = (self.step / self.unit / 2).to(params)[..., None]
         y = ((x - self.centre) / self.unit).to(params)[..., None]
         # A step of a hundredth of the scale, or a hundred scales to a step, is as fine or as sharp as need be.
-class MixtureOfStudents(MixtureOfNormals):
-    r"""p(x) = sum_m w_m t(x; nu_m, mu_m, s_m), tails of any weight from Cauchy's (nu = 1) to nearly the normal's."""
-
-    def __init__(self, columns: Sequence[Column], components: int):
-        super().__init__(columns, components)
-        self.size = 4 * components
-
-    def initial(self):
-        return torch.cat([super().initial(), torch.full((self.d, self.components), math.log(INITIAL_DEGREES - 1))], 1)
-
-    @staticmethod
-    def _degrees(raw: torch.Tensor) -> torch.Tensor:
-        return 1 + raw.clamp_max(math.log(MOST_DEGREES)).exp()
-
-    def log_prob(self, params, x):
-        logit, mean, log_scale, raw = params.chunk(4, -1)
-        log_scale, nu = log_scale.clamp_min(math.log(SMALLEST_SCALE)), self._degrees(raw)
-        standard = (x[..., None] - mean) * (-log_scale).exp()
-        log_norm = torch.lgamma((nu + 1) / 2) - torch.lgamma(nu / 2) - 0.5 * (nu * math.pi).log()
-        log_p = log_norm - (nu + 1) / 2 * torch.log1p(standard.square() / nu)
-        return torch.logsumexp(logit.log_softmax(-1) + log_p - log_scale, -1)
-
-    def _below(self, params, x):
-        standard = (x - params[..., 1]) * (-params[..., 2].clamp_min(math.log(SMALLEST_SCALE))).exp()
-        return _by_scipy("stdtr", self._degrees(params[..., 3]), standard)
-
-    def sample(self, params, u):
-        logit, *others = params.chunk(4, -1)
-        m = self._pick(logit, u[..., 0])
-        mean, log_scale, raw = (p.gather(-1, m)[..., 0] for p in others)
-        quantile = _by_scipy("stdtrit", self._degrees(raw), _inside(u[..., 1]))
-        return mean + log_scale.clamp_min(math.log(SMALLEST_SCALE)).exp() * quantile
-
-
         log_scale = torch.maximum(log_scale, (half / 50).log())
         rate = (-log_scale).exp()
         upper, lower = (y + half - mean) * rate, (y - half - mean) * rate
@@ -252,6 +288,14 @@ class MixtureOfStudents(MixtureOfNormals):
         log_mass = torch.where(lowest[..., None], F.logsigmoid(upper), log_mass)
         log_mass = torch.where(highest[..., None], F.logsigmoid(-lower), log_mass)
         return torch.logsumexp(logit.log_softmax(-1) + log_mass, -1)
+
+    def cdf(self, params, x):
+        inside = super().cdf(params, ((x - self.centre) / self.unit).to(params))
+        return torch.where(x < self.low, 0.0, torch.where(x > self.high, 1.0, inside))
+
+    def _below(self, params, x):
+        half = (self.step / self.unit / 2).to(params)
+        return torch.sigmoid((x - params[..., 1]) * (-torch.maximum(params[..., 2], (half / 50).log())).exp())
 
     def sample(self, params, u):
         logit, mean, log_scale = params.chunk(3, -1)
@@ -376,10 +420,6 @@ class Heads(nn.Module):
         raise IndexError(f"dimension {d} of {self.dims}")
 
 
-def _inside(u: torch.Tensor) -> torch.Tensor:
-    """Keep uniforms off 0 and 1, whose quantiles are infinite."""
-    tiny = torch.finfo(u.dtype).eps / 2
-    return u.clamp(tiny, 1 - tiny)
 def _by_scipy(name: str, *values: torch.Tensor) -> torch.Tensor:
     """A function of scipy.special that torch lacks, in double precision; it has no gradient."""
     from scipy import special
@@ -389,3 +429,7 @@ def _by_scipy(name: str, *values: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(found).to(first)
 
 
+def _inside(u: torch.Tensor) -> torch.Tensor:
+    """Keep uniforms off 0 and 1, whose quantiles are infinite."""
+    tiny = torch.finfo(u.dtype).eps / 2
+    return u.clamp(tiny, 1 - tiny)
