@@ -67,6 +67,10 @@ class Head(nn.Module):
         """Return P(X < x) of a head over numbers, x not on the lattice of one of counts; params and x may broadcast."""
         raise TypeError(f"{type(self).__name__} is not over numbers")
 
+    def mean(self, params: torch.Tensor) -> torch.Tensor:
+        """Return E[x], (n, d), of a head over numbers; NaN where there is none."""
+        raise TypeError(f"{type(self).__name__} is not over numbers")
+
     def initial(self) -> torch.Tensor:
         """Return parameters (d, size) to start from: a broad distribution."""
         return torch.zeros(self.d, self.size)
@@ -171,6 +175,10 @@ class MixtureOfNormals(_Mixture):
 
     def _below(self, params, x):
         return self._cumulative((x - params[..., 1]) * (-params[..., 2].clamp_min(math.log(SMALLEST_SCALE))).exp())
+
+    def mean(self, params):
+        logit, mean = params[..., : 2 * self.components].chunk(2, -1)
+        return (logit.softmax(-1) * mean).sum(-1)
 
     def sample(self, params, u):
         logit, mean, log_scale = params.chunk(3, -1)
@@ -296,6 +304,15 @@ class DiscretisedLogistics(_Mixture):
     def _below(self, params, x):
         half = (self.step / self.unit / 2).to(params)
         return torch.sigmoid((x - params[..., 1]) * (-torch.maximum(params[..., 2], (half / 50).log())).exp())
+
+    def mean(self, params):
+        """E[x], on a lattice that is fine beside the scales."""
+        logit, mean, log_scale = params.chunk(3, -1)
+        low, high = (((end - self.centre) / self.unit).to(params)[..., None] for end in (self.low, self.high))
+        scale = log_scale.exp()
+        # what is beyond an end is at that end: E max(low - y, 0) is added, E max(y - high, 0) taken away
+        mean = mean + scale * (F.softplus((low - mean) / scale) - F.softplus((mean - high) / scale))
+        return (logit.softmax(-1) * mean).sum(-1).double() * self.unit + self.centre
 
     def sample(self, params, u):
         logit, mean, log_scale = params.chunk(3, -1)
