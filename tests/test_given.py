@@ -122,8 +122,8 @@ def test_what_is_refused(model, people):
         given.log_prob(flow, np.zeros((1, 2)), np.array([True, False]))
     with pytest.raises(CapabilityError, match="most likely"):
         given.impute(model, people, how="likely")
-    with pytest.raises(DataError, match="'draw' or 'likely'"):
-        given.impute(model, people, how="mean")
+    with pytest.raises(DataError, match="'draw', 'likely' or 'mean'"):
+        given.impute(model, people, how="median")
     rounded = pl.Gaussian().fit(np.random.default_rng(0).poisson(30, (200, 2)))
     with pytest.raises(CapabilityError, match="bound"):
         given.sample(rounded, np.full((1, 2), np.nan))

@@ -168,23 +168,24 @@ def context_given(model: Any, pairs: list[str] | None) -> Any:
         name = next(iter(columns)) if not equals and len(columns) == 1 else name
         if name not in columns:
             raise DataError(f"--context {pair}: expected COLUMN=VALUE with a column of {_some(list(columns))}")
-        values[name] = [_value(columns[name], text)]
+        values[name] = [value_of(columns[name], text, "--context")]
     absent = [name for name in columns if name not in values]
     if absent:
         raise DataError(f"the model is of p(x | c) and asks for a value of c: --context {absent[0]}=VALUE")
     return pd.DataFrame(values)
 
 
-def _value(column: Any, text: str) -> Any:
+def value_of(column: Any, text: str, flag: str) -> Any:
+    """A value of a column from the command line, in the form that the column has it."""
     if column.levels:
         for level in column.levels:
             if str(level) == text:
                 return level
-        raise DataError(f"--context: {column.name!r} has no level {text!r}; it has {_some(column.levels)}")
+        raise DataError(f"{flag}: {column.name!r} has no level {text!r}; it has {_some(column.levels)}")
     try:
         return float(text)
     except ValueError:
-        raise DataError(f"--context: {column.name!r} is a number, got {text!r}") from None
+        raise DataError(f"{flag}: {column.name!r} is a number, got {text!r}") from None
 
 
 def _some(values: Any, most: int = 8) -> str:

@@ -40,7 +40,15 @@ class ModelTarget:
         names: of the free cells.
     """
 
-    def __init__(self, model: Any, known: Any = None, *, mask: Any = None, context: Any = None):
+    def __init__(
+        self,
+        model: Any,
+        known: Any = None,
+        *,
+        mask: Any = None,
+        context: Any = None,
+        features: torch.Tensor | None = None,
+    ):
         check_is_fitted(model, "module_")
         if model.traits.density != "exact":
             raise CapabilityError(
@@ -72,7 +80,7 @@ class ModelTarget:
         bounds = [(c.low, c.high) if c.kind == "count" else (None, None) for c in columns]
         self.low = torch.tensor([-np.inf if b[0] is None else b[0] for b in bounds], dtype=torch.float64) - 1e-9
         self.high = torch.tensor([np.inf if b[1] is None else b[1] for b in bounds], dtype=torch.float64) + 1e-9
-        self.c = model._encode_context(context, 1)
+        self.c = model._encode_context(context, 1) if features is None else features
 
     def _codes(self, known: Any, mask: Any) -> torch.Tensor | None:
         if known is None:
@@ -83,7 +91,9 @@ class ModelTarget:
                 f"this {type(model).__name__} adds noise to discrete cells before it models them; a chain cannot hold "
                 "such a cell at a known value"
             )
-        x = model.space_.encode(_with_all_columns(model.space_, known)).double().to(model._device())
+        if not isinstance(known, torch.Tensor):  # codes are as they are
+            known = model.space_.encode(_with_all_columns(model.space_, known))
+        x = known.double().to(model._device())
         if mask is not None:
             x = torch.where(_as_mask(model.space_, mask, x), torch.nan, x)
         if len(x) != 1:
@@ -130,12 +140,16 @@ class ModelTarget:
 
     def decode(self, free: Any, *, random_state: Any = None) -> Any:
         """Return the examples that free cells (n, F) make, as the model's data: the known cells bit for bit."""
+        return self.model.space_.decode(self.codes_of(free, random_state=random_state))
+
+    def codes_of(self, free: Any, *, random_state: Any = None) -> torch.Tensor:
+        """Return the codes (n, \\*shape) of the examples that free cells (n, F) make."""
         rng = generator(random_state, self.known.device)
         with torch.no_grad():
             x = self.model.transforms_.inverse(self._whole(torch.as_tensor(np.asarray(free))).double(), rng)
         if self.codes is not None:
             x = torch.where(self.codes.isnan(), x, self.codes)
-        return self.model.space_.decode(x)
+        return x
 
 
 def target(model: Any, known: Any = None, *, mask: Any = None, context: Any = None) -> ModelTarget:
@@ -206,6 +220,22 @@ def sample(
     """
     rng = generator(random_state)
     goal = target(model, known, mask=mask, context=context)
+    draws = run(goal, n, method=method, chains=chains, warmup=warmup, thin=thin, random_state=seed_of(rng))
+    return Sampled(goal.decode(draws.flat, random_state=seed_of(rng)), draws, goal.names)
+
+
+def run(
+    goal: ModelTarget,
+    n: int,
+    *,
+    method: Method | None = None,
+    chains: int = 4,
+    warmup: int | None = None,
+    thin: int = 1,
+    random_state: Any = None,
+) -> sampling.Draws:
+    """Run the chains of `sample` on a target; return what they drew of its free cells, in model space."""
+    rng = generator(random_state)
     start = goal.start(chains, random_state=seed_of(rng))
     discrete = any(entry is not None for entry in goal.levels)
     if method is None:
@@ -217,12 +247,10 @@ def sample(
         raise DataError(f"{method} moves reals only, and {cell!r} is discrete; use method='gibbs'")
     settings = {"warmup": warmup, "random_state": seed_of(rng)}
     if method == "gibbs":
-        draws = sampling.gibbs_discrete(goal, goal.levels, start, n, thin=thin, **settings)
-    elif method == "nuts":
-        draws = sampling.nuts(goal, start, n, **settings)
-    else:
-        draws = getattr(sampling, method)(goal, start, n, thin=thin, **settings)
-    return Sampled(goal.decode(draws.flat, random_state=seed_of(rng)), draws, goal.names)
+        return sampling.gibbs_discrete(goal, goal.levels, start, n, thin=thin, **settings)
+    if method == "nuts":
+        return sampling.nuts(goal, start, n, **settings)
+    return getattr(sampling, method)(goal, start, n, thin=thin, **settings)
 
 
 def _has_gradient(goal: ModelTarget, start: np.ndarray) -> bool:

@@ -2,11 +2,14 @@ r"""Given a part of an example: draw the rest, score it, or ask for its most lik
 
     x = (a, b):   draw a ~ p(a | b),    log p(a | b) = log p(a, b) - log p(b),    argmax_a p(a | b)
 
-for a model whose family answers exactly (``traits.given``). What is known comes back bit for bit.
+What is known comes back bit for bit. An answer is exact unless another `method` is asked for: then it says in its own
+words that it is approximate, and how good (see `plausible.uses.approximate`).
 
     from plausible.uses import given
     given.sample(model, df_with_holes)                           # NaN or None marks what to draw
     given.sample(model, pd.DataFrame({"age": [40, 50]}), n=100)  # columns that are absent are unknown
+    given.sample(model, ["th_ c_t"], blank="_", method="auto")   # characters that are not known
+    given.impute(model, df_with_holes, n=5)                      # multiple imputation
     given.table(model, "income", {"age": 40})                    # p(income | age = 40)
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,95 +27,163 @@ from plausible import registry
 from plausible.errors import CapabilityError, DataError
 from plausible.randomness import generator
 
+if TYPE_CHECKING:
+    from plausible.uses.approximate import Given, LogProb
+
 EXACTLY = ("exact", "in_order")
+Asked = Literal["exact", "auto", "importance", "chain"]
 MOST_COMBINATIONS = 1_000_000  # of the levels of the columns that `table` is asked for
+FOR_A_MEAN = 100  # draws that are averaged for how='mean'
+TRIES = 100  # at blanks, until none of them is drawn as the end of the text
 
 
 def sample(
-    model: Any, X: Any, n: int | None = None, *, mask: Any = None, context: Any = None, random_state: Any = None
-) -> Any:
+    model: Any,
+    X: Any,
+    n: int | None = None,
+    *,
+    mask: Any = None,
+    blank: str | None = None,
+    context: Any = None,
+    method: Asked = "exact",
+    random_state: Any = None,
+) -> Any | Given:
     """Draw the unknown cells of each example from p(unknown | known).
 
     Args:
-        model: a fitted model of a family whose ``traits.given`` is 'exact', or 'in_order' where all that is unknown
-            comes after all that is known (of an image, the lower part).
+        model: a fitted model.
         X: examples like those it was fitted on, with NaN or None in the cells to be drawn; of a table, columns that
-            are all unknown may be left out, and a dictionary of columns will do.
+            are all unknown may be left out, and a dictionary of columns will do. Where nothing is known it is a draw
+            from p(x).
         n: how many completions of X; None for one.
         mask: True marks further cells to be drawn, with the shape of X or of one example: images hold no NaN.
+        blank: of text, the character that stands for one that is not known.
         context: as in `fit`.
+        method: 'exact' refuses where the family has no exact answer: it has one if its ``traits.given`` is 'exact', or
+            'in_order' and all that is unknown comes after all that is known (of an image, the lower part).
+            'importance' draws by weight from the family's own proposals, 'chain' by Markov chains on its density, a
+            few for each example; 'auto' takes the first of these that can be had.
         random_state: seed of the draw; None draws a fresh one.
 
     Returns:
-        Examples like X, complete; with `n`, a list of n of them. Known values are those of X to the bit.
+        Examples like X, complete; with `n`, a list of n of them. Known values are those of X to the bit. Of a method
+        other than 'exact', a `Given` that holds them as its ``examples`` and says how they came about.
 
     Raises:
-        CapabilityError: the model has no exact conditionals; the message says which have.
-        DataError: what is known of some example has probability zero.
+        CapabilityError: the model has no exact conditionals, or cannot do it in that way; the message says which can.
+        DataError: what is known of some example has probability zero, or (exact, 'in_order') comes after what is not.
     """
-    x, c = _prepared(model, X, mask, context)
+    if method not in ("exact", "auto", "importance", "chain"):
+        raise DataError(f"method must be 'exact', 'auto', 'importance' or 'chain', got {method!r}")
+    from plausible.uses import approximate
+
+    check_is_fitted(model, "module_")
+    x, holes = _parts(model, X, mask, blank)
+    if method == "exact":
+        _need_exact(model)
+    c = model._encode_context(context, len(x))
     rng = generator(random_state, model._device())
-    module = model._evaluator()
-    draws = [_completed(model, x, lambda z: module.sample_given(z, c, rng=rng), rng) for _ in range(n or 1)]
-    return draws[0] if n is None else draws
+    way = _way(model, x) if method == "auto" else method
+    size, acceptance = np.full(len(x), np.inf), None
+    if way == "exact":
+        codes = _exact(model, x, holes, c, n or 1, rng)
+    else:
+        approximate.refuse(model, way)
+        codes, size, acceptance = approximate.draw(model, x, holes, c, n or 1, way, rng)
+    drawn = [model.space_.decode(codes_of_one) for codes_of_one in codes]
+    examples = drawn[0] if n is None else drawn
+    if method == "exact":
+        return examples
+    from plausible.uses.approximate import Given
+
+    return (
+        Given(examples, "exact", np.full(len(x), np.inf)) if way == "exact" else Given(examples, way, size, acceptance)
+    )
 
 
 def impute(
     model: Any,
     X: Any,
-    how: Literal["draw", "likely"] = "draw",
+    how: Literal["draw", "likely", "mean"] = "draw",
+    n: int | None = None,
     *,
     mask: Any = None,
+    blank: str | None = None,
     context: Any = None,
+    method: Asked = "exact",
     random_state: Any = None,
-) -> Any:
+) -> Any | Given:
     """Fill the unknown cells of each example.
 
     Args:
-        model, X, mask, context, random_state: as for `sample`.
-        how: 'draw' one value from p(unknown | known), which keeps the spread that data have; 'likely' takes the
-            jointly most likely values, where the family knows them.
+        model, X, mask, blank, context, method, random_state: as for `sample`.
+        how: 'draw' takes a value from p(unknown | known), which keeps the spread that data have; 'mean' the average of
+            `n` such draws, cell by cell (the level drawn most often where a column has levels), which errs least and
+            has no spread; 'likely' the jointly most likely values, where the family knows them.
+        n: of draws, how many fillings of X to return (multiple imputation: analyse each, then pool); of 'mean', how
+            many are averaged (100 by default).
 
     Returns:
-        Examples like X, complete.
+        Examples like X, complete; of draws with `n`, a list of n of them. A `Given` of these where `method` is not
+        'exact'.
 
     Raises:
         CapabilityError: the family cannot; the message says which can.
-        DataError: what is known of some example has probability zero.
+        DataError: nothing is known in any example, or what is known of some example has probability zero.
     """
-    if how not in ("draw", "likely"):
-        raise DataError(f"how must be 'draw' or 'likely', got {how!r}")
+    if how not in ("draw", "likely", "mean"):
+        raise DataError(f"how must be 'draw', 'likely' or 'mean', got {how!r}")
+    check_is_fitted(model, "module_")
+    x, holes = _parts(model, X, mask, blank)
+    if len(x) and bool(holes.all()):
+        raise DataError(
+            "nothing is known in any of the examples, and nothing to go by; `sample` of the model draws new ones"
+        )
+    settings = {"mask": mask, "blank": blank, "context": context, "method": method, "random_state": random_state}
     if how == "draw":
-        return sample(model, X, mask=mask, context=context, random_state=random_state)
-    x, c = _prepared(model, X, mask, context)
+        return sample(model, X, n, **settings)
+    if how == "mean":
+        return _averaged(model, sample(model, X, n or FOR_A_MEAN, **settings), x, holes)
+    _need_exact(model)
+    c = model._encode_context(context, len(x))
     module = model._evaluator()
     if not hasattr(module, "likely_given"):
         raise CapabilityError(
             f"{type(model).__name__} does not know the most likely values of unknown cells; "
-            "how='draw' draws them from p(unknown | known)"
+            "how='draw' draws them from p(unknown | known), how='mean' averages such draws"
         )
-    return _completed(model, x, lambda z: module.likely_given(z, c), generator(0, model._device()))
+    _refuse_the_impossible(model, x, c)
+    c = None if c is None else c.to(module.dtype)
+    return model.space_.decode(_filled(model, x, lambda z: module.likely_given(z, c), generator(0, model._device())))
 
 
-def log_prob(model: Any, X: Any, given: Any, *, context: Any = None) -> np.ndarray:
+def log_prob(
+    model: Any, X: Any, given: Any, *, context: Any = None, method: Asked = "exact", random_state: Any = None
+) -> np.ndarray | LogProb:
     """Return log p(rest | known part) of each example.
 
     Args:
-        model: a fitted model of a family that integrates missing cells out.
+        model: a fitted model; for an exact answer, of a family that integrates missing cells out.
         X: complete examples.
         given: what is known: column names of a table, or a mask that is True where known, with the shape of X or of
             one example.
         context: as in `fit`.
+        method: 'exact' refuses where the family has no exact answer, 'importance' averages weighted proposals, 'auto'
+            takes the first that can be had.
+        random_state: seed of the proposals.
 
     Returns:
-        Nats with shape (n,), relative to the measure of the cells that are not given.
+        Nats with shape (n,), relative to the measure of the cells that are not given. Of a method other than 'exact',
+        a `LogProb` of these with their standard errors.
 
     Raises:
         CapabilityError: the family cannot integrate cells out; the message says which can.
         DataError: what is known of some example has probability zero.
     """
+    if method not in ("exact", "auto", "importance"):
+        raise DataError(f"log_prob knows the methods 'exact', 'auto' and 'importance', got {method!r}")
     check_is_fitted(model, "module_")
-    if model.traits.given != "in_order":
+    if method == "exact" and model.traits.given != "in_order":
         _need_marginals(model)
     x = model.space_.encode(X).double()
     c = model._encode_context(context, len(x))
@@ -122,6 +193,20 @@ def log_prob(model: Any, X: Any, given: Any, *, context: Any = None) -> np.ndarr
         known = known.expand(x.shape)
     else:
         known = _as_mask(model.space_, given, x)
+    if method == "exact":
+        return _exact_log_prob(model, x, known, c)
+    from plausible.uses import approximate
+
+    if method == "auto" and (_has_marginals(model) or _way(model, torch.where(known, x, torch.nan)) == "exact"):
+        values = _exact_log_prob(model, x, known, c)
+        return approximate.LogProb(values, np.zeros(len(x)), "exact", np.full(len(x), np.inf))
+    approximate.refuse(model, "importance")
+    x, known = x.to(model._device()), known.to(model._device())
+    values, error, size = approximate.log_prob(model, x, known, c, generator(random_state, model._device()))
+    return approximate.LogProb(values, error, "estimate", size)
+
+
+def _exact_log_prob(model: Any, x: torch.Tensor, known: torch.Tensor, c: torch.Tensor | None) -> np.ndarray:
     if hasattr(model.module_, "log_prob_given"):
         return _log_prob_given(model, x, known, c)
     part = torch.where(known, x, torch.nan)
@@ -182,34 +267,109 @@ def table(model: Any, of: str | Sequence[str], given: Mapping[str, Any] | None =
 # --------------------------------------------------------------------------------------------------------- helpers
 
 
-def _prepared(model: Any, X: Any, mask: Any, context: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return codes with NaN where to draw, and the features of the context."""
-    check_is_fitted(model, "module_")
+def _parts(model: Any, X: Any, mask: Any, blank: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return codes with NaN where to draw, and where that is. What follows the end of an example is no hole."""
+    space = model.space_
+    if blank is not None:
+        return _blanks(space, X, blank)
+    x = space.encode(_with_all_columns(space, X)).double().to(model._device())
+    if mask is not None:
+        x = torch.where(_as_mask(space, mask, x), torch.nan, x)
+    return x, x.isnan()
+
+
+def _blanks(space: Any, X: Any, blank: str) -> tuple[torch.Tensor, torch.Tensor]:
+    if space.type != "text":
+        raise DataError(f"blank={blank!r} is of text, and the model is of {space.describe()}; use NaN or a mask")
+    levels = space.columns[0].levels
+    if space.unit != "character":
+        raise DataError(f"blanks stand for characters, and the model is one of {space.unit}s; fit one of characters")
+    if len(blank) != 1 or blank in levels:
+        raise DataError(f"blank must be one character that no text of the model holds, got {blank!r}")
+    strings = space.windows(X)
+    x = space.encode([s.replace(blank, levels[0]) for s in strings]).double()
+    holes = torch.tensor([[c == blank for c in s.ljust(space.length, levels[0])] for s in strings])
+    return torch.where(holes, torch.nan, x), holes
+
+
+def _need_exact(model: Any) -> None:
     if model.traits.given not in EXACTLY:
         raise CapabilityError(
             f"{type(model).__name__} cannot draw a part of an example given the rest exactly; these families can: "
-            f"{', '.join(registry.capable(lambda f: f.traits.given in EXACTLY))}"
+            f"{', '.join(registry.capable(lambda f: f.traits.given in EXACTLY))}. "
+            "method='auto' approximates where that can be had"
         )
     if model.likelihood_kind_ != "exact":
         raise CapabilityError(
             f"the likelihood of this {type(model).__name__} is a bound, as its data are discrete and its density is "
             "not; what it draws given a part would not be exact"
         )
-    x = model.space_.encode(_with_all_columns(model.space_, X)).double().to(model._device())
-    if mask is not None:
-        x = torch.where(_as_mask(model.space_, mask, x), torch.nan, x)
-    c = model._encode_context(context, len(x))
+
+
+def _way(model: Any, x: torch.Tensor) -> str:
+    """The first method that these codes, with NaN where to draw, can be completed by."""
+    if model.traits.given in EXACTLY and model.likelihood_kind_ == "exact":
+        if model.traits.given == "exact" or hasattr(model.module_, "log_prob_given"):
+            return "exact"
+        try:
+            model.module_.require_order(x)
+            return "exact"
+        except DataError:
+            pass  # known cells come after unknown ones
+    from plausible.uses import approximate
+
+    return approximate.method_for(model)
+
+
+def _exact(model: Any, x: torch.Tensor, holes: torch.Tensor, c: torch.Tensor | None, n: int, rng) -> list[torch.Tensor]:
+    """Draw n completions of codes, exactly."""
+    _refuse_the_impossible(model, x, c)
+    module = model._evaluator()
+    c = None if c is None else c.to(module.dtype)
+
+    def fill(part: torch.Tensor) -> torch.Tensor:
+        return _filled(model, part, lambda z: module.sample_given(z, c, rng=rng), rng)
+
+    if model.space_.type != "text" or not model.space_.end or torch.equal(holes, x.isnan()):
+        return [fill(x) for _ in range(n)]
+    end, draws = len(model.space_.columns[0].levels) - 1, []
+    for _ in range(n):  # a blank is a character, and not the end of the text
+        found, wrong = x, torch.ones(len(x), dtype=torch.bool, device=x.device)
+        for _ in range(TRIES):
+            found = torch.where(wrong[:, None], fill(x), found)
+            wrong = ((found == end) & holes).any(1)
+            if not wrong.any():
+                break
+        else:
+            raise DataError(f"in {TRIES} draws a blank of string {int(wrong.nonzero()[0])} was always the end of it")
+        draws.append(torch.where(holes, found, x))
+    return draws
+
+
+def _refuse_the_impossible(model: Any, x: torch.Tensor, c: torch.Tensor | None) -> None:
     if _has_marginals(model):
         _refuse_impossible(_log_marginal(model, x, c))
-    return x, None if c is None else c.to(model.module_.dtype)
 
 
-def _completed(model: Any, x: torch.Tensor, fill: Any, rng: torch.Generator) -> Any:
-    """Fill codes in model space, put the known ones back, and return them as data."""
+def _filled(model: Any, x: torch.Tensor, fill: Any, rng: torch.Generator) -> torch.Tensor:
+    """Fill codes in model space, and put the known ones back."""
     with torch.no_grad():
         z, _ = model.transforms_(x, rng)
         filled = model.transforms_.inverse(fill(z.double()).reshape(z.shape).double(), rng)
-    return model.space_.decode(torch.where(x.isnan(), filled, x))
+    return torch.where(x.isnan(), filled, x)
+
+
+def _averaged(model: Any, drawn: Any, x: torch.Tensor, holes: torch.Tensor) -> Any:
+    """Several completions as one: means of numbers, the level drawn most often."""
+    import dataclasses
+
+    found = isinstance(drawn, list)
+    space, every = model.space_, drawn if found else drawn.examples
+    stacked = torch.stack([space.encode(X).double() for X in every]).to(x.device)
+    has_levels = torch.tensor([bool(c.levels) for c in space.columns]).reshape(space.shape).to(x.device)
+    codes = torch.where(has_levels, stacked.nan_to_num(-1).mode(0).values, stacked.mean(0))
+    filled = space.decode(torch.where(holes, codes, x))
+    return filled if found else dataclasses.replace(drawn, examples=filled)
 
 
 def _has_marginals(model: Any) -> bool:
@@ -257,7 +417,8 @@ def _with_all_columns(space: Any, X: Any) -> Any:
     unknown = have - set(space.names)
     if unknown:
         _place(space, sorted(unknown)[0])
-    return X.assign(**{name: None for name in space.names if name not in have})
+    X = X.assign(**{name: None for name in space.names if name not in have})
+    return X if space.array_dtype is None else X.rename(columns=str)[space.names]
 
 
 def _is_names(given: Any) -> bool:

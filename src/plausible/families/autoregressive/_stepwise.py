@@ -84,6 +84,25 @@ class Stepwise(Module):
         z = z.flatten(1)
         return self.from_uniforms(self._uniforms(len(z), rng), c, known=z).to(z).reshape(shape)
 
+    def propose_given(self, z, c=None, *, rng):
+        """Draw the missing dimensions in order, each given those before it: w is the product over the known ones.
+
+        w = prod_{d known} p(z_d | z_<d)    has    E[w f(z)] = p(known) E[f(z) | known]
+        """
+        if self.orderings > 1:
+            raise CapabilityError("a mixture of orderings proposes nothing given a part; fit with orderings=1")
+        shape, z = z.shape, z.flatten(1)
+        u, filled = self._uniforms(len(z), rng), torch.empty_like(z)
+        log_w = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+        state, value = self.start(len(z), c), None
+        for d in state.order:
+            params, head, one = self.step(state, value), self.heads.single(d)[0], slice(d, d + 1)
+            log_w += head.log_prob(params, z[:, one])[:, 0]
+            value = head.sample(params, u[:, one])[:, 0]
+            value = torch.where(z[:, d].isnan(), value, z[:, d].to(value))
+            filled[:, d] = value
+        return filled.reshape(shape), log_w
+
     def require_order(self, z: torch.Tensor) -> None:
         """Refuse examples (n, \\*event) in which a missing dimension comes before a known one.
 

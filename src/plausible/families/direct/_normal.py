@@ -54,6 +54,12 @@ def regress(residual: torch.Tensor, missing: torch.Tensor, covariance: torch.Ten
     return torch.cholesky_solve(known, cholesky[which])[:, :, 0] @ covariance
 
 
+def conditional_covariance(missing: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """Cov[x | x_o] (D, D) of one pattern (D,) of missing cells; zero where they are known."""
+    observed, _, cholesky = _patterns(missing[None], covariance)
+    return _spread(observed, torch.ones_like(observed[:, 0]), cholesky, covariance)
+
+
 def moments(
     x: torch.Tensor,
     weight: torch.Tensor,

@@ -69,6 +69,11 @@ class _Gaussian(Module):
         """The mode of a normal is its mean: E[z_m | z_o]."""
         return self._filled(z, self.mean.expand(len(z), -1))
 
+    def moments_given(self, z, c=None):
+        """E[z_m | z_o], beside the known cells, and Cov[z_m | z_o] = S_mm - S_mo S_oo^-1 S_om."""
+        covariance = torch.stack([_normal.conditional_covariance(m, self.covariance) for m in z.flatten(1).isnan()])
+        return self.likely_given(z, c).flatten(1), covariance
+
     def _filled(self, z: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """Put at_m + S_mo S_oo^-1 (z_o - at_o) into the missing cells m."""
         flat = z.flatten(1)
