@@ -266,6 +266,8 @@ app.command(
         "sample adult.plausible -n 1000 -o rows.parquet --seed 0",
         "sample faces.plausible -n 64 -o faces.png",
         "sample digits.plausible --context digit=3 -o threes/",
+        "sample digits.plausible --context digit=all -o grid.png",
+        "sample voice.plausible --length 80000 -o voice.wav",
     ),
 )
 def sample(
@@ -289,11 +291,22 @@ def sample(
     jacobi: Annotated[
         bool, typer.Option("--jacobi", help="The same examples by passes over all dimensions at once; may be faster.")
     ] = False,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="STEPS",
+            help="One example of text, sound or a series, as long as this, written while it is drawn; -n is not used.",
+        ),
+    ] = None,
 ) -> None:
     """Draw new examples from a fitted model."""
     from plausible.data.write import as_text, check_form, write
 
     fitted = opened(model)
+    if length is not None:
+        _grow(fitted, length, out, context=context_given(fitted, context), random_state=seed)
+        return
     if out is not None:
         check_form(writable(Path(out), folder=True), fitted.space_)
     elif fitted.space_.type == "image":
@@ -304,7 +317,27 @@ def sample(
     if out is None:
         sys.stdout.write(as_text(X, fitted.space_))
     else:
-        say(f"Wrote {n:,} examples to {write(X, out, fitted.space_)}")
+        of_each = f" ({n:,} of each of {rows:,} contexts)" if rows > 1 else ""
+        path = write(X, out, fitted.space_, across=n if rows > 1 else None)
+        say(f"Wrote {rows * n:,} examples{of_each} to {path}")
+
+
+def _grow(model: Any, length: int, out: str | None, **how: Any) -> None:
+    """Write one example while it is drawn."""
+    from plausible.data.growing import check_growing, write_growing
+    from plausible.uses.stream import stream
+
+    target = None if out is None else writable(Path(out))
+    check_growing(target, model.space_)
+    where = sys.stdout if target is None else target
+    try:
+        n = write_growing(stream(model, length=length, **how), where, model.space_)
+    except KeyboardInterrupt:
+        raise fail("interrupted; what had been drawn by then was written", INTERRUPTED) from None
+    if target is not None:
+        say(f"Wrote {n:,} {'character' if model.space_.type == 'text' else model.space_.unit}s to {target}")
+    elif model.space_.type == "text":
+        print()
 
 
 @app.command(

@@ -25,16 +25,18 @@ FORMS = {
     "series": (".csv", ".npz", ".npy"),
     "audio": (".wav", ".flac"),
 }
+SEPARATOR = "-----"  # a line between texts that may have several lines
 TILE = 64  # pixels: smaller images are enlarged, by a whole factor, in a grid
 
 
-def write(X: Any, path: str | Path, space: Space) -> Path:
+def write(X: Any, path: str | Path, space: Space, *, across: int | None = None) -> Path:
     """Write examples in the form that the suffix of `path` names; return the path.
 
     Args:
         X: examples, as ``model.sample`` returns them.
         path: where to; for images and sounds without a suffix, a folder that receives one .png or .wav for each.
         space: what they are (``model.space_``).
+        across: images in a row of the grid; by default about as many as there are rows.
 
     Raises:
         DataError: examples of this kind have no such form; the message lists those that they have.
@@ -47,7 +49,7 @@ def write(X: Any, path: str | Path, space: Space) -> Path:
     if space.type == "audio" and (path.is_dir() or not path.suffix):
         return _write_clips(X, path, space.rate)
     check_form(path, space)
-    write_atomically(path, _packed(X, path.suffix.lower(), space))
+    write_atomically(path, _packed(X, path.suffix.lower(), space, across))
     return path
 
 
@@ -66,6 +68,9 @@ def check_form(path: Path, space: Space) -> None:
 def as_text(X: Any, space: Space) -> str:
     """Examples as lines of text: CSV with a header, or one string a line.
 
+    Windows of a long text, and strings that have line breaks in them, are parted by a line ``-----``; .csv and .jsonl
+    keep apart also those that hold such a line themselves.
+
     Raises:
         DataError: they are images.
     """
@@ -74,18 +79,19 @@ def as_text(X: Any, space: Space) -> str:
     if space.type == "audio":
         raise DataError("sounds cannot be printed; write them to a folder or a file: -o samples/ or -o samples.wav")
     if space.type == "text":
-        return "".join(f"{s}\n" for s in X)
+        several = not space.end or any("\n" in s for s in X)
+        return f"\n{SEPARATOR}\n".join(X) + "\n" if several else "".join(f"{s}\n" for s in X)
     return _frame(X, space).to_csv(index=False)
 
 
-def _packed(X: Any, suffix: str, space: Space) -> bytes:
+def _packed(X: Any, suffix: str, space: Space, across: int | None) -> bytes:
     out = io.BytesIO()
     if suffix == ".npz":
         np.savez_compressed(out, X=np.asarray(X))
     elif suffix == ".npy":
         np.save(out, np.asarray(X), allow_pickle=False)
     elif suffix == ".png":
-        _picture(grid(pixels(X, space))).save(out, "PNG")
+        _picture(grid(pixels(X, space), across=across)).save(out, "PNG")
     elif space.type == "audio":
         return sounds.packed(X, space.rate, suffix)
     elif suffix == ".parquet":
@@ -152,12 +158,12 @@ def pixels(X: Any, space: Space) -> np.ndarray:
     return np.clip(np.round(X), 0, 255).astype(np.uint8)
 
 
-def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Pictures (n, H, W[, C]) side by side in one: rows and columns about equally long, small ones enlarged."""
+def grid(images: np.ndarray, gap: int = 2, across: int | None = None) -> np.ndarray:
+    """Pictures (n, H, W[, C]) in one, `across` side by side: by default as many as there are rows. Small ones grow."""
     times = max(1, TILE // max(images.shape[1:3]))
     images = images.repeat(times, 1).repeat(times, 2)
     n, height, width = images.shape[:3]
-    across = math.ceil(math.sqrt(n))
+    across = math.ceil(math.sqrt(n)) if across is None else across
     down = math.ceil(n / across)
     page = np.full((down * (height + gap) + gap, across * (width + gap) + gap, *images.shape[3:]), 255, np.uint8)
     for i, image in enumerate(images):

@@ -18,8 +18,15 @@ EXAMPLES = examples(
 
 def complete(
     model: ModelPath,
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What comes before.", show_default=False)] = "",
-    length: Annotated[int, typer.Option(min=1, metavar="N", help="Characters to write, at most.")] = 300,
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PROMPT]", help="What comes before; with none the text begins from nothing.", show_default=False
+        ),
+    ] = "",
+    length: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Characters (bytes, tokens) to write, at most.")
+    ] = 300,
     include: Annotated[
         list[str] | None, typer.Option(metavar="WORD", help="A word that must be in it. Repeatable.")
     ] = None,
@@ -35,6 +42,8 @@ def complete(
     from plausible.uses.complete import stream
 
     fitted = opened(model)
+    if not prompt:
+        say("no prompt: the text begins from nothing; give one to go on from it")
     how = {"length": length, "stop": stop, "temperature": temperature, "top_k": top_k, "random_state": seed}
     if include:
         found = completed(fitted, prompt, include=include, **how)
