@@ -75,6 +75,11 @@ def _images(n, rng):
     return np.stack([row, row ^ (rng.random((n, 3)) < 0.05)], 1).astype(np.uint8)  # (n, 2, 3)
 
 
+def _colour_images(n, rng):
+    """One row of two pixels: red, green and blue of the one, then of the other, each mostly the bit before it."""
+    return _chain(n, 6, rng, stay=0.9).reshape(n, 2, 3).transpose(0, 2, 1)[:, :, None].astype(np.uint8)  # (n, 3, 1, 2)
+
+
 def _strings(n, rng):
     ends = rng.integers(0, 4, size=n)
     return ["".join("ab"[b] for b in bits[:k]) for bits, k in zip(_chain(n, 3, rng), ends, strict=True)]
@@ -91,6 +96,7 @@ CASES = (
     Case("a table of levels and a real", _levels_and_real),
     Case("a table of grades and counts", _grade_and_visits),
     Case("images", _images),
+    Case("colour images", _colour_images),
     Case("strings", _strings),
     Case("series", _series),
 )

@@ -58,6 +58,10 @@ class Transform(nn.Module):
         """Return x of shape (n, \\*shape); a transform that lost something draws it with `rng`."""
         raise TypeError(f"{type(self).__name__} does not define inverse")
 
+    def centre(self, z: torch.Tensor) -> torch.Tensor:
+        """Return E[x | z] of shape (n, \\*shape): the inverse, of a transform that loses nothing."""
+        return self.inverse(z)
+
 
 class Chain(nn.Module):
     """Transforms one after the other."""
@@ -115,6 +119,11 @@ class Chain(nn.Module):
     def inverse(self, z: torch.Tensor, rng: Rng | None = None) -> torch.Tensor:
         for t in reversed(self.steps):
             z = t.inverse(z, rng)
+        return z
+
+    def centre(self, z: torch.Tensor) -> torch.Tensor:
+        for t in reversed(self.steps):
+            z = t.centre(z)
         return z
 
 

@@ -54,3 +54,7 @@ class MuLaw(Transform):
         u = uniform(rng, tuple(z.shape), self.low)
         x = self.low[cell] + (u * self.size[cell]).floor().clamp_max(self.size[cell] - 1)
         return torch.where(z.isnan(), torch.nan, x)
+
+    def centre(self, z):
+        cell = torch.nan_to_num(z).long()
+        return torch.where(z.isnan(), torch.nan, self.low[cell] + (self.size[cell] - 1) / 2)
