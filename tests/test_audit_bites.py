@@ -21,8 +21,10 @@ from plausible.transforms import Standardise
 SHORT = {"epochs": 15, "batch_size": 32, "learning_rate": 5e-3, "hidden": (16,)}
 
 
-def audit(cls: type, kinds: set[str], methods: dict, module: dict, prepare=None, settings=None, **traits):
-    """Audit `cls` on tables of columns of `kinds`, with `methods` in its shell and others in its `module` replaced.
+def audit(
+    cls: type, kinds: set[str], methods: dict, module: dict, prepare=None, settings=None, events=("table",), **traits
+):
+    """Audit `cls` on `events` with columns of `kinds`, with `methods` in its shell and others in its `module` replaced.
 
     `prepare` is called with the new module; `traits` are changes to those of the family.
     """
@@ -34,7 +36,7 @@ def audit(cls: type, kinds: set[str], methods: dict, module: dict, prepare=None,
             prepare(built)
         return built
 
-    changed = dataclasses.replace(cls.traits, events=frozenset({"table"}), kinds=frozenset(kinds), **traits)
+    changed = dataclasses.replace(cls.traits, events=frozenset(events), kinds=frozenset(kinds), **traits)
     broken = estimator(type("Broken" + cls.__name__, (cls,), {"traits": changed, "_build": _build, **methods}))
     own = {k: v for k, v in (settings or SHORT).items() if k in cls().get_params()}
     return pl.check_model(broken(random_state=0, **own), on_fail="report")
@@ -81,6 +83,54 @@ def test_dimension_that_sees_itself():
 
     found = refuse("mass_sums_to_one", pl.MADE, {"binary"}, module={"_masks": _masks}, prepare=prepare)
     assert found["steps_give_the_conditionals"].status == "failed"
+
+
+SMALL = {"epochs": 3, "batch_size": 64, "learning_rate": 0.02, "channels": 4, "blocks": 1, "layers": 1}
+IMAGES = {"events": ("image",), "settings": SMALL}
+
+
+def test_pixel_that_sees_itself():
+    def prepare(module):
+        first = module.net.layers[0].across
+        first.mask[-1, first.here] = 1  # the tap at the pixel
+
+    found = refuse("mass_sums_to_one", pl.PixelCNN, {"binary"}, prepare=prepare, **IMAGES)
+    assert found["steps_give_the_conditionals"].status == "failed"
+
+
+def colours_see(module, whom: dict[int, tuple[int, ...]]) -> None:
+    """Let the net inside a pixel tell each channel of those that `whom` lists for it, and of no other."""
+    if module.parts == 1:
+        return
+    part = torch.arange(3)
+    hidden, told = part.repeat_interleave(module.n_hidden), part.repeat_interleave(module.n_features)
+    allowed = torch.tensor([[j in whom[k] for j in range(3)] for k in range(3)])
+    module.mask_in = allowed[hidden][:, told].float()
+    module.mask_out = torch.eye(3)[part.repeat_interleave(module.n_out // 3)][:, hidden]
+
+
+def test_right_order_of_colours_passes():
+    own = {0: (), 1: (0,), 2: (0, 1)}
+    found = audit(pl.PixelCNN, {"binary"}, {}, {}, prepare=lambda module: colours_see(module, own), **IMAGES)
+    assert found.failed == []
+
+
+def test_green_and_blue_that_see_each_other():
+    both = {0: (), 1: (0, 2), 2: (0, 1)}
+    found = refuse(
+        "mass_sums_to_one", pl.PixelCNN, {"binary"}, prepare=lambda module: colours_see(module, both), **IMAGES
+    )
+    assert "colour images" in found["mass_sums_to_one"].detail
+    assert found["steps_give_the_conditionals"].status == "failed"
+
+
+def test_red_that_sees_green():
+    """A density all the same, of another order than the one it is drawn in."""
+    swapped = {0: (1,), 1: (), 2: (0, 1)}
+    prepare = lambda module: colours_see(module, swapped)  # noqa: E731
+    found = refuse("steps_give_the_conditionals", pl.PixelCNN, {"binary"}, prepare=prepare, **IMAGES)
+    assert found["mass_sums_to_one"].status == "passed"
+    assert "colour images" in found["steps_give_the_conditionals"].detail
 
 
 def test_wrong_log_determinant():
@@ -215,6 +265,22 @@ def test_step_cache_that_drifts():
         return params * (1 + 1e-3 * state.k)
 
     refuse("steps_give_the_conditionals", pl.MADE, {"binary"}, module={"step": step})
+
+
+def test_memory_of_a_recurrent_net_that_drifts():
+    def net_steps(self, n, c):
+        steps = type(self).__mro__[1].net_steps(self, n, c)
+        column = steps.column
+
+        def drifting(x):
+            for layer in steps.layers:
+                layer.memory *= 1 + 1e-3
+            return column(x)
+
+        steps.column = drifting
+        return steps
+
+    refuse("steps_give_the_conditionals", pl.PixelRNN, {"binary"}, module={"net_steps": net_steps}, **IMAGES)
 
 
 def test_fast_sampler_that_is_not_the_slow_one():
