@@ -14,6 +14,7 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AnomalyDetector": "plausible.uses.anomaly",
     "BayesClassifier": "plausible.uses.classify",
     "check_model": "plausible.checks",
     "compare": "plausible.evaluate",

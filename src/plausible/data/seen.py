@@ -1,8 +1,8 @@
 r"""Which rows a model was fitted on: a sketch small enough to go into its file.
 
-Kept are the K smallest distinct 64-bit hashes of the rows (all of them where there are fewer). Of other rows, those with
-a hash in that range can be looked up: m of them, of which some are found. Rows that the model has not seen may equal one
-that it has, in a small discrete space often; by Good and Turing that happens with probability
+Kept are the K smallest distinct 64-bit hashes of the rows (all of them where there are fewer). Of other rows, those
+with a hash in that range can be looked up: m of them, of which some are found. Rows that the model has not seen may
+equal one that it has, in a small discrete space often; by Good and Turing that happens with probability
 
     q = 1 - n_1 / n,    n_1 = rows of the fit that occur in it once,
 
