@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 import plausible as pl
 from plausible import registry
+from plausible.cli import app
 from plausible.context import Encoder, infer_context
 from plausible.errors import CapabilityError, DataError, ModelFileError, SpaceError
 from plausible.nn.grid import GridNet
@@ -289,6 +292,84 @@ def test_the_net_keeps_how_bright_an_example_is():
         x = torch.ones(2, 1, *places) * torch.tensor([1.0, 100.0]).reshape(2, *[1] * (len(places) + 1))
         a, b = net(x)
         assert (b - a).norm() > 3 * a.norm()
+
+
+# -------------------------------------------------------------------------------------------------- command line
+
+
+def run(*args):
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    return result.exit_code, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two-level images of 4x4 with a label, and as a context the mean of each quarter."""
+    at = tmp_path_factory.mktemp("context")
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, (60, 4, 4)).astype(np.uint8)
+    low = X.reshape(-1, 2, 2, 2, 2).sum((2, 4)).astype(np.uint8)
+    label = np.where(X[:, 0, 0], "light", "dark")
+    np.savez(at / "images.npz", X=X, low=low, label=label)
+    np.savez(at / "three.npz", X=low[:3])
+    np.save(at / "apart.npy", low)
+    (at / "words.txt").write_text("".join(f"{'ab' if x[0, 0] else 'ba'} word {i}\n" for i, x in enumerate(X)))
+    pd.DataFrame({"x": X[:, 0, 0], "kind": label, "level": rng.integers(0, 3, 60)}).to_csv(at / "rows.csv", index=False)
+    return at
+
+
+FIT = ("-m", "made", "--epochs", 1, "--hidden", 4, "--context-features", 4)
+
+
+def test_images_as_context_on_the_command_line(folder, tmp_path):
+    for given in ("low", folder / "apart.npy"):
+        model = tmp_path / "m.plausible"
+        code, said = run("fit", folder / "images.npz", *FIT, "--context", given, "-o", model)
+        assert code == 0 and "context: " in said and "2x2 pixels, 5 levels" in said, said
+        assert pl.load(model).context_space_.type == "image"
+        assert "2x2 pixels" in run("info", model)[1]
+        assert "-o" in run("sample", model, "--context", folder / "three.npz")[1]
+        code, said = run("sample", model, "--context", folder / "three.npz", "-n", 4, "-o", tmp_path / "s.npz")
+        assert code == 0 and "12 examples (4 of each of 3 contexts)" in said
+        assert pl.read(tmp_path / "s.npz").X.shape == (12, 4, 4)
+        assert "--context FILE" in run("sample", model, "-o", tmp_path / "s.png")[1]
+        assert run("score", model, folder / "images.npz", "--context", given)[0] == 0
+        assert "--context ARRAY" in run("score", model, folder / "images.npz")[1]  # low, or label?
+    assert (
+        "one for each of 60 examples, got 3"
+        in run("fit", folder / "images.npz", *FIT, "--context", folder / "three.npz")[1]
+    )
+    assert "no array 'high'" in run("fit", folder / "images.npz", *FIT, "--context", "high")[1]
+
+
+def test_text_as_context_on_the_command_line(folder, tmp_path):
+    model = tmp_path / "m.plausible"
+    assert run("fit", folder / "images.npz", *FIT, "--context", folder / "words.txt", "-o", model)[0] == 0
+    assert pl.load(model).context_space_.type == "text"
+    assert run("sample", model, "--context", "ab word 7", "-o", tmp_path / "s.png")[0] == 0
+    assert "not seen" in run("sample", model, "--context", "ab Word", "-o", tmp_path / "s.png")[1]
+
+
+def test_a_grid_with_a_row_for_each_label(folder, tmp_path):
+    model = tmp_path / "m.plausible"
+    assert run("fit", folder / "images.npz", *FIT, "--context", "label", "-o", model)[0] == 0
+    assert run("score", model, folder / "images.npz")[0] == 0
+    how = ("--context", "label=all", "-n", 5, "--seed", 0)
+    assert run("sample", model, *how, "-o", tmp_path / "grid.png")[0] == 0
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (5 * 66 + 2, 2 * 66 + 2)  # five side by side, a row for each of two labels
+    assert run("sample", model, *how, "-o", tmp_path / "s.npz")[0] == 0
+    drawn = pl.load(model).sample(context=["dark"] * 5 + ["light"] * 5, random_state=0)
+    assert np.array_equal(pl.read(tmp_path / "s.npz").X, drawn)
+
+
+def test_the_kind_of_a_column_holds_for_the_context_too(folder, tmp_path):
+    model = tmp_path / "m.plausible"
+    told = (*FIT, "--context", "level", "--kind", "level=categorical", "-o", model)
+    assert run("fit", folder / "rows.csv", *told)[0] == 0
+    assert pl.load(model).context_space_.columns[0].kind == "categorical"
+    code, said = run("sample", model, "--context", "level=all", "-n", 2)
+    assert code == 0 and len(said.strip().splitlines()) == 1 + 6
 
 
 # -------------------------------------------------------------------------------------------------------- errors

@@ -50,7 +50,7 @@ def infer_context(context: Any, how: str | dict | Space | None = None) -> Space:
 def as_rows(context: Any, space: Space) -> Any:
     """A context, of one example or of several, as `space` encodes it."""
     if space.type == "table":
-        return _as_table(context)
+        return _as_table(context, space.columns[0].name)
     if isinstance(space, Text):
         rows = [context] if isinstance(context, str) else list(context)
         other = next((row for row in rows if not isinstance(row, str)), None)
@@ -125,7 +125,7 @@ def _is_text(context: Any) -> bool:
     return len(set(context)) > max(FEWEST_TEXTS, len(context) / 2)
 
 
-def _as_table(context: Any) -> Any:
+def _as_table(context: Any, name: str = "context") -> Any:
     """A label per example is a table of one column."""
     import pandas as pd
 
@@ -135,5 +135,5 @@ def _as_table(context: Any) -> Any:
     if ndim > 2:
         raise SpaceError(f"expected a context of a label or a vector per example, got shape {tuple(context.shape)}")
     if isinstance(context, pd.Series):
-        return context.rename("context").to_frame().reset_index(drop=True)
-    return pd.DataFrame({"context": np.atleast_1d(np.asarray(context))})
+        return context.rename(name).to_frame().reset_index(drop=True)
+    return pd.DataFrame({name: np.atleast_1d(np.asarray(context))})

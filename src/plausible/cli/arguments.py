@@ -75,7 +75,8 @@ Header = Annotated[
 Context = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="COLUMN", help="Model p(x | c): a column, or an array of the .npz, that is the c. Repeatable."
+        metavar="COLUMN",
+        help="Model p(x | c): a column or an array of the .npz that is the c, repeatable; or a file that holds it.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")]

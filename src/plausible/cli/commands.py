@@ -239,7 +239,7 @@ def fit(
     reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
     reading |= {"header": header, "complete": complete, "vocabulary": vocabulary, "vocabulary_size": vocabulary_size}
     read = read_examples(data, context, stream, **reading)
-    estimator.set_params(space=read.space).fit(read.X, context=read.context)
+    estimator.set_params(space=read.space, context_space=read.context_space).fit(read.X, context=read.context)
     estimator.save(target)
     print(wording.fitted(estimator))
     say(f"Wrote {target} ({wording.size(target)}); try: plausible sample {shlex.quote(str(target))}")
@@ -286,7 +286,11 @@ def sample(
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of the draw; fresh if not given.")] = None,
     context: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="The c of a model of p(x | c). Repeatable, once for each column."),
+        typer.Option(
+            metavar="COLUMN=VALUE",
+            help="The c of a model of p(x | c), once for each column; VALUE all takes every level, with -n examples of "
+            "each (in a grid: a row). Where c is no table, a file that holds some, or a text.",
+        ),
     ] = None,
     jacobi: Annotated[
         bool, typer.Option("--jacobi", help="The same examples by passes over all dimensions at once; may be faster.")
@@ -301,6 +305,7 @@ def sample(
     ] = None,
 ) -> None:
     """Draw new examples from a fitted model."""
+    from plausible.data import take
     from plausible.data.write import as_text, check_form, write
 
     fitted = opened(model)
@@ -311,9 +316,12 @@ def sample(
         check_form(writable(Path(out), folder=True), fitted.space_)
     elif fitted.space_.type == "image":
         as_text(None, fitted.space_)
-    with busy(f"drawing {n:,}"):
+    given = context_given(fitted, context)
+    rows = 1 if given is None else len(given)
+    with busy(f"drawing {rows * n:,}"):
         how = {"random_state": seed, "sampler": "jacobi" if jacobi else "steps"}
-        X = fitted.sample(n, context=context_given(fitted, context), **how)
+        given = given if rows == 1 else take(given, [row for row in range(rows) for _ in range(n)])
+        X = fitted.sample(rows * n, context=given, **how)
     if out is None:
         sys.stdout.write(as_text(X, fitted.space_))
     else:
@@ -360,6 +368,7 @@ def score(
     importance_samples: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Of a model that gives a bound, the weighted estimate.")
     ] = None,
+    context: Context = None,
     key: Key = None,
 ) -> None:
     """Say how likely a fitted model finds DATA."""
@@ -370,9 +379,9 @@ def score(
     target = None if out is None else writable(Path(out))
     with busy(f"reading {data}"):
         X = read_like(data, fitted.space_, key=key)
-        context = context_of(fitted, data)
+        given = context_of(fitted, data, context)
     with busy("scoring"):
-        found = likelihood(fitted, X, context=context, importance_samples=importance_samples)
+        found = likelihood(fitted, X, context=given, importance_samples=importance_samples)
     lines = "log_prob\n" + "".join(f"{v!r}\n" for v in found.values.tolist())
     if target is not None:
         target.write_text(lines)

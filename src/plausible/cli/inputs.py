@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from plausible.cli.terminal import busy, say
 from plausible.errors import DataError, PlausibleError
+
+EVERY = "all"  # levels of a column of the context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Examples:
         notes: what was guessed, each with the flag that overrides it.
         data: the `Data` they come from, with the context taken out; None for a stream.
         context: a row for each example, or None.
+        context_space: what one of these is, where that is known.
     """
 
     X: Any
@@ -30,6 +35,7 @@ class Examples:
     notes: tuple[str, ...]
     data: Any = None
     context: Any = None
+    context_space: Any = None
 
 
 def read_examples(path: str, context: list[str] | None, stream: bool = False, **reading: Any) -> Examples:
@@ -46,12 +52,12 @@ def read_examples(path: str, context: list[str] | None, stream: bool = False, **
 def _in_memory(path: str, context: list[str] | None, complete: bool, **reading: Any) -> Examples:
     from plausible.data import read
 
-    data, given = read(path, **reading), None
+    data, given, its_space = read(path, **reading), None, None
     if complete:
         data = _complete(data, reading["kinds"])
     if context:
-        data, given = _parted(path, data, context)
-    return Examples(data.X, data.space, data.name, data.notes, data, given)
+        data, given, its_space = _parted(path, data, context)
+    return Examples(data.X, data.space, data.name, data.notes, data, given, its_space)
 
 
 def _complete(data: Any, kinds: dict[str, str] | None) -> Any:
@@ -112,48 +118,108 @@ def writable(path: Path, *, folder: bool = False) -> Path:
 # -------------------------------------------------------------------------------------------------------- context
 
 
-def _parted(path: str, data: Any, names: list[str]) -> tuple[Any, Any]:
-    """Columns of a table, or other arrays of an .npz, taken as the context: (data without them, context)."""
+def _parted(path: str, data: Any, names: list[str]) -> tuple[Any, Any, Any]:
+    """Columns of a table, other arrays of an .npz, or another file, taken as the context.
+
+    Returns:
+        data without them, the context, and its space where that was said (--kind) or is known from the file.
+    """
     import pandas as pd
 
     from plausible.data import read
 
-    if not isinstance(data.X, pd.DataFrame):
-        if not str(path).endswith(".npz"):
-            raise DataError("--context needs a column of a table or an array of an .npz file")
-        arrays = {name: read(path, key=name).X for name in names}
-        return data, pd.DataFrame({name: _labels(name, X, len(data.X)) for name, X in arrays.items()})
-    absent = [n for n in names if n not in data.X.columns]
+    table, arrays = isinstance(data.X, pd.DataFrame), _arrays(path)
+    own = [str(c) for c in data.X.columns] if table else arrays
+    if len(names) == 1 and names[0] not in own and Path(names[0]).exists():
+        return data, *_alone(names[0], read(names[0]), len(data))
+    if not own:
+        raise DataError("--context needs a column of a table, an array of an .npz file, or a file that holds contexts")
+    absent = [n for n in names if n not in own]
     if absent:
-        raise DataError(f"--context: there is no column {absent[0]!r}; there are {_some(list(data.X.columns))}")
-    left = tuple(c for c in data.space.columns if c.name not in names)
-    if not left:
+        what = "column" if table else "array"
+        raise DataError(f"--context: there is no {what} {absent[0]!r}; there are {_some(own)}")
+    if not table:
+        found = {name: read(path, key=name) for name in names}
+        if len(names) == 1 and not _is_labels(found[names[0]].X):
+            return data, *_alone(names[0], found[names[0]], len(data))
+        return data, pd.DataFrame({name: _labels(name, d.X, len(data)) for name, d in found.items()}), None
+    parts = [tuple(c for c in data.space.columns if (c.name in names) == given) for given in (False, True)]
+    if not parts[0]:
         raise DataError("--context: every column is context; nothing is left to model")
-    space = dataclasses.replace(data.space, columns=left, shape=(len(left),))
-    return dataclasses.replace(data, X=data.X.drop(columns=names), space=space), data.X[names]
+    left, given = (dataclasses.replace(data.space, columns=columns, shape=(len(columns),)) for columns in parts)
+    return dataclasses.replace(data, X=data.X.drop(columns=names), space=left), data.X[names], given
+
+
+def _alone(name: str, found: Any, n: int) -> tuple[Any, Any]:
+    """Contexts that are no columns: as they are, with what they were taken for."""
+    if len(found) != n:
+        raise DataError(f"--context {name}: expected one for each of {n:,} examples, got {len(found):,}")
+    say(f"context: {found.describe()}")
+    return found.X, found.space if found.space.type in ("image", "series") else None
+
+
+def _arrays(path: str) -> list[str]:
+    """The names of the arrays of an .npz file."""
+    if not str(path).endswith(".npz"):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _is_labels(X: Any) -> bool:
+    from plausible.context import infer_context
+
+    return infer_context(X).type == "table" if isinstance(X, list) else X.ndim == 2 and X.shape[1] == 1
 
 
 def _labels(name: str, X: Any, n: int) -> Any:
-    if len(X) != n or X.ndim != 2 or X.shape[1] != 1:
-        raise DataError(f"--context {name}: expected {n:,} labels, one for each example, got shape {X.shape}")
-    return X[:, 0]
+    import numpy as np
+
+    if len(X) != n or not _is_labels(X):
+        raise DataError(f"--context {name}: expected {n:,} labels, one for each example, got shape {np.shape(X)}")
+    return np.ravel(X)
 
 
-def context_of(model: Any, path: str) -> Any:
-    """The context of each example that a fitted model asks for, from the file that holds the examples."""
+def context_of(model: Any, path: str, names: list[str] | None = None) -> Any:
+    """The context of each example that a fitted model asks for.
+
+    Args:
+        model: a fitted model.
+        path: the file that holds the examples, and the columns or the arrays that are their context.
+        names: the array that holds images, text or the like, or another file; by default the only other array.
+    """
     import pandas as pd
 
     from plausible.data.like import read_like
 
-    space = model.context_space_
-    if space is None or not str(path).endswith(".npz"):
-        return None if space is None else read_like(path, space)
-    whole = {c.name: dataclasses.replace(space, columns=(c,), shape=(1,)) for c in space.columns}
-    return pd.DataFrame({name: read_like(path, one, key=name).iloc[:, 0] for name, one in whole.items()})
+    space, arrays = model.context_space_, _arrays(path)
+    if space is None:
+        if names:
+            raise DataError("the model takes no --context; it was fitted without one")
+        return None
+    if space.type == "table" and set(space.names) >= set(names or ()):
+        if not arrays:
+            return read_like(path, space)
+        whole = {c.name: dataclasses.replace(space, columns=(c,), shape=(1,)) for c in space.columns}
+        return pd.DataFrame({name: read_like(path, one, key=name).iloc[:, 0] for name, one in whole.items()})
+    if not names:
+        from plausible.data.read import _choose
+
+        names = [name for name in arrays if name != _choose(arrays, None)[0]] if arrays else []
+    if len(names) != 1:
+        raise DataError(
+            f"the model is of p(x | c), where c is {space.describe()}; say where that is: --context ARRAY of the .npz, "
+            "or --context FILE"
+        )
+    return read_like(path, space, key=names[0]) if names[0] in arrays else read_like(names[0], space)
 
 
 def context_given(model: Any, pairs: list[str] | None) -> Any:
-    """``digit=3`` as one row of context, each value in the form of its column."""
+    """Rows of context from the command line.
+
+    ``digit=3`` is one row, ``digit=all`` one for each level. Where the context is images, series or sounds it is the
+    file that holds them; where it is text, that text or a file.
+    """
     import pandas as pd
 
     space = model.context_space_
@@ -161,6 +227,8 @@ def context_given(model: Any, pairs: list[str] | None) -> Any:
         if pairs:
             raise DataError("the model takes no --context; it was fitted without one")
         return None
+    if space.type != "table":
+        return _others_given(space, pairs)
     columns = {c.name: c for c in space.columns}
     values = {}
     for pair in pairs or ():
@@ -168,11 +236,23 @@ def context_given(model: Any, pairs: list[str] | None) -> Any:
         name = next(iter(columns)) if not equals and len(columns) == 1 else name
         if name not in columns:
             raise DataError(f"--context {pair}: expected COLUMN=VALUE with a column of {_some(list(columns))}")
-        values[name] = [value_of(columns[name], text, "--context")]
+        levels = columns[name].levels
+        every = text == EVERY and levels and EVERY not in map(str, levels)
+        values[name] = list(levels) if every else [value_of(columns[name], text, "--context")]
     absent = [name for name in columns if name not in values]
     if absent:
         raise DataError(f"the model is of p(x | c) and asks for a value of c: --context {absent[0]}=VALUE")
-    return pd.DataFrame(values)
+    return pd.DataFrame(itertools.product(*values.values()), columns=list(values))
+
+
+def _others_given(space: Any, given: list[str] | None) -> Any:
+    from plausible.data.like import read_like
+
+    if not given or len(given) > 1:
+        raise DataError(f"the model is of p(x | c), where c is {space.describe()}; give a file of it: --context FILE")
+    if space.type == "text" and not Path(given[0]).exists():
+        return given
+    return read_like(given[0], space)
 
 
 def value_of(column: Any, text: str, flag: str) -> Any:

@@ -63,7 +63,7 @@ def described(model: Any, stored: dict | None, path: Path) -> str:
         ("family", registry.name_of(type(model))),
         ("model", one_line(model)),
         ("examples", model.space_.describe()),
-        ("context", "none" if context is None else ", ".join(c.name for c in context.columns)),
+        ("context", "none" if context is None else _context(context)),
         ("log_prob", "none" if model.likelihood_kind_ is None else model.likelihood_kind_.replace("_", " ")),
         ("measure", model.space_.measure),
         ("parameters", _parameters(model)),
@@ -73,6 +73,10 @@ def described(model: Any, stored: dict | None, path: Path) -> str:
         ("fingerprint", f"{model.fingerprint_} (of {of})"),
     ]
     return "\n".join([aligned(rows), *_columns(model.space_), *_summary(model), *_history(model.history_)])
+
+
+def _context(space: Any) -> str:
+    return ", ".join(space.names) if space.type == "table" else space.describe()
 
 
 def _parameters(model: Any) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from plausible.data import sounds, tables, texts
-from plausible.data.images import read_images
+from plausible.data.images import SUFFIXES, read_image, read_images
 from plausible.data.read import ARRAYS, JSON, PARQUET, _gunzip, _load_array, _load_parquet, _naming, windows
 from plausible.errors import DataError, ReadError, SpaceError
-from plausible.space import Audio, Series, Space, Table, Text
+from plausible.space import Audio, Image, Series, Space, Table, Text
 
 
 def read_like(path: str | Path, space: Space, *, key: str | None = None) -> Any:
@@ -48,6 +48,8 @@ def _raw(path: Path, space: Space, key: str | None) -> Any:
         return sounds.read_sounds(path)
     if path.is_dir():
         return read_images(path)
+    if isinstance(space, Image) and path.suffix.lower() in SUFFIXES:
+        return read_image(path)[None]
     if path.stat().st_size == 0:
         raise ReadError("the file is empty; expected at least one example")
     suffix = path.suffix.lower()
@@ -107,6 +109,8 @@ def _fitting(found: Any, space: Space) -> Any:
 
 
 def _table(found: Any, space: Table) -> Any:
+    if isinstance(found, list) and space.dims == 1:  # strings
+        found = pd.DataFrame({space.names[0]: found})
     if isinstance(found, np.ndarray):
         X = found.reshape(len(found), -1)
         if X.shape[1] != space.dims:
