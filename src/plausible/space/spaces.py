@@ -276,7 +276,7 @@ class Text(Space):
         over = x.isnan() | self.ends(x)
         lengths = torch.where(over.any(1), over.int().argmax(1), x.shape[1]).tolist()
         rows = x.nan_to_num().long().tolist()
-        return [self.vocabulary.decode(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+        return [self.vocabulary.decode(row[:n], self.end) for row, n in zip(rows, lengths, strict=True)]
 
     def describe(self) -> str:
         how = f"strings of at most {self.length}" if self.end else f"windows of {self.length}"

@@ -11,7 +11,7 @@ one sequence of characters or bytes. Of byte pairs it has as many sequences s as
     log p(string) = log sum_s p(s) >= log p(encode(string))
 
 so that a density which is exact for sequences is a lower bound for strings. A model may draw any sequence, also bytes
-that are no UTF-8: those become U+FFFD, and the part of a character at the end is left out.
+that are no UTF-8: those become U+FFFD. The part of a character at the end of a window is left out.
 
 References: Sennrich, Haddow and Birch, Neural machine translation of rare words with subword units, 2016,
 https://arxiv.org/abs/1508.07909. Radford et al., Language models are unsupervised multitask learners, 2019 (bytes, and
@@ -72,7 +72,8 @@ class Characters:
                 "text that holds it, or fit with a vocabulary of bytes, which knows every character"
             ) from None
 
-    def decode(self, codes: Iterable[int]) -> str:
+    def decode(self, codes: Iterable[int], ended: bool = True) -> str:
+        """Return the text of these codes; where it has not `ended`, without the part of a character that is there."""
         return "".join(self.alphabet[k] for k in codes)
 
     def decoder(self) -> Callable[[int], str]:
@@ -190,8 +191,9 @@ class BytePairs:
             ) from None
         return self._tokenizer.encode(text, add_special_tokens=False).ids if self.merges else list(raw)
 
-    def decode(self, codes: Iterable[int]) -> str:
-        return codecs.getincrementaldecoder("utf-8")("replace").decode(b"".join(self.tokens[k] for k in codes))
+    def decode(self, codes: Iterable[int], ended: bool = True) -> str:
+        """Return the text of these codes; where it has not `ended`, without the part of a character that is there."""
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(b"".join(self.tokens[k] for k in codes), ended)
 
     def decoder(self) -> Callable[[int], str]:
         """Return a function that is told code after code and gives what can be written by then: whole characters."""
