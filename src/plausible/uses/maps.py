@@ -158,9 +158,9 @@ def cell_name(space: Any, d: int) -> str:
 
 def _expected(model: Any, module: Any, x: torch.Tensor, c: torch.Tensor | None) -> tuple[np.ndarray, ...]:
     """Mean, entropy in bits and likeliest codes, each (n, D), of codes (n, \\*shape)."""
-    z, terms = model.transforms_.each(x.to(model._device()))
+    z, _ = model.transforms_.each(x.to(model._device()))
     params = module.conditionals(z.to(module.dtype), None if c is None else c.to(module.dtype)).double()
-    terms, table = terms.flatten(1), _table(model, module.heads.columns)
+    table, log_c = _table(model, module.heads.columns)
     mean, entropy, likeliest = (torch.full_like(table[:1], torch.nan).repeat(len(x), 1) for _ in range(3))
     for d, column in enumerate(module.heads.columns):
         one, where, _ = module.heads.single(d)
@@ -168,11 +168,12 @@ def _expected(model: Any, module: Any, x: torch.Tensor, c: torch.Tensor | None) 
         values = _values(head, column, own)
         if values is None:
             mean[:, d] = likeliest[:, d] = _linear(table[:, d], head.mean(own)[:, 0])
-            entropy[:, d] = _entropy_of_draws(head, own) - terms[:, d]
+            entropy[:, d] = _entropy_of_draws(head, own) - log_c[0, d]
             continue
         log_p = _log_p(head, own, values)
         p = log_p.exp()
-        entropy[:, d] = -torch.where(p > 0, p * log_p, 0.0).sum(1)
+        of_cells = log_c[: len(values), d] if column.levels else 0.0
+        entropy[:, d] = -torch.where(p > 0, p * (log_p + of_cells), 0.0).sum(1)
         if column.levels:
             numbers, best = table[: len(values), d], log_p.argmax(1)
             mean[:, d] = p @ numbers
@@ -191,16 +192,18 @@ def _log_p(head: Head, params: torch.Tensor, values: torch.Tensor) -> torch.Tens
     return torch.cat(parts).T
 
 
-def _table(model: Any, columns: tuple[Column, ...]) -> torch.Tensor:
-    """The user's number for 0, 1, 2, ... of each column of the model's space: (K, D), NaN for words."""
+def _table(model: Any, columns: tuple[Column, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The user's number for 0, 1, 2, ... of each column of the model's space (NaN for words), log C there; (K, D)."""
     space = model.space_
     steps = torch.arange(max(2, *(c.n_levels for c in columns)), dtype=torch.float64, device=model._device())
     steps = steps[:, None].expand(-1, space.dims).reshape(-1, *space.shape)
-    table = model.transforms_.centre(steps.contiguous()).flatten(1).clone()
+    codes = model.transforms_.centre(steps.contiguous())
+    log_c = model.transforms_.each(codes)[1].flatten(1)
+    table = codes.flatten(1).clone()
     for d, column in enumerate(space.columns):
         if column.levels:
             table[: column.n_levels, d] = torch.tensor([_number(level) for level in column.levels]).to(table)
-    return table
+    return table, log_c
 
 
 def _number(level: Any) -> float:
