@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from plausible.families.autoregressive._stepwise import Stepwise
+from plausible.families._stepwise import Stepwise
 from plausible.heads import Bernoulli, DiscretisedLogistics, Heads
 from plausible.nn.causal import CausalNet
 from plausible.nn.causal_steps import PixelSteps, arithmetic

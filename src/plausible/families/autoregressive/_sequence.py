@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from plausible.families.autoregressive._stepwise import Stepwise
+from plausible.families._stepwise import Stepwise
 from plausible.families.autoregressive.made import _MADE
 from plausible.heads import Categorical, Heads
 from plausible.space import Space

@@ -32,8 +32,8 @@ from torch.nn import functional as F
 
 from plausible.base import Module, Traits
 from plausible.errors import BudgetWarning, DivergedError
+from plausible.families._stepwise import Stepwise
 from plausible.families.autoregressive import _fused
-from plausible.families.autoregressive._stepwise import Stepwise
 from plausible.heads import Heads
 from plausible.neural import Neural
 from plausible.options import OptionError, estimator, option

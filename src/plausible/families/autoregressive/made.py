@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from plausible.base import Module, Traits
 from plausible.errors import CapabilityError
-from plausible.families.autoregressive._stepwise import Stepwise
+from plausible.families._stepwise import Stepwise
 from plausible.heads import Heads
 from plausible.neural import Neural
 from plausible.nn import Dropout, activation

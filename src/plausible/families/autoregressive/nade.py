@@ -24,9 +24,9 @@ import torch
 from torch import nn
 
 from plausible.base import Module, Traits
+from plausible.families._stepwise import Stepwise
 from plausible.families.autoregressive import _fused
 from plausible.families.autoregressive._shared_hidden import at_once, by_blocks
-from plausible.families.autoregressive._stepwise import Stepwise
 from plausible.heads import Heads
 from plausible.neural import Neural
 from plausible.options import estimator, option

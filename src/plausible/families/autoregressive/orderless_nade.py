@@ -34,8 +34,8 @@ from torch.nn import functional as F
 
 from plausible.base import Module, Traits
 from plausible.errors import CapabilityError
+from plausible.families._stepwise import Stepwise
 from plausible.families.autoregressive._shared_hidden import at_once, by_blocks
-from plausible.families.autoregressive._stepwise import Stepwise
 from plausible.heads import Heads
 from plausible.neural import Neural
 from plausible.nn import Dropout, activation

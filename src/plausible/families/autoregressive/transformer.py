@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.base import Module, Traits
-from plausible.families.autoregressive._stepwise import Stepwise
+from plausible.families._stepwise import Stepwise
 from plausible.heads import Categorical, Heads
 from plausible.neural import Neural
 from plausible.nn import Dropout

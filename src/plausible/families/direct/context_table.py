@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from plausible.base import Generative, Module, Traits
+from plausible.families._stepwise import Stepwise
 from plausible.families.direct._contexts import FITS, PARAMETERS, PPM, Trie, distinct, find, fold, tally
 from plausible.heads import N_UNIFORMS, Heads
 from plausible.options import OptionError, estimator, option
@@ -47,7 +48,7 @@ class _State:
     k: int = 0  # positions given so far
 
 
-class _ContextTable(Module):
+class _ContextTable(Stepwise):
     """Legend: n examples, D positions, k the longest context, G groups, K symbols; nodes and pairs as in `_contexts`.
 
     Args:
@@ -65,7 +66,7 @@ class _ContextTable(Module):
 
     def __init__(self, space: Space, near, group, order, outside, climb, smoothing, ends):
         super().__init__()
-        self.dims, self.order, self.columns = space.dims, order, space.columns
+        self.dims, self._order, self.columns = space.dims, order, space.columns
         self.climb, self.smoothing, self.ends = climb, smoothing, ends
         levels = [c.n_levels for c in space.columns]
         self.levels, self.groups, self.longest = max(levels), max(group) + 1, len(near[0])
@@ -94,6 +95,10 @@ class _ContextTable(Module):
         """Every position is categorical here: its parameters are the log probabilities of its symbols."""
         columns = tuple(replace(c, kind="categorical") for c in self.columns)
         return Heads(Space(columns, (self.dims,))).to(self.back.device)
+
+    @property
+    def order(self) -> list[int]:
+        return self._order
 
     # ------------------------------------------------------------------------------------------------------- digits
 
@@ -197,9 +202,6 @@ class _ContextTable(Module):
             parts.append(log_p.reshape(self.dims, -1).T)
         return torch.cat(parts)
 
-    def log_prob(self, z, c=None, rng=None):
-        return self.log_prob_each(z, c).sum(1)
-
     def _descend(self, group: torch.Tensor, context) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (which rows, their nodes), from the root to the longest context that is known: digits (U, k)."""
         rows, node = torch.arange(len(group), device=group.device), group.long()
@@ -249,7 +251,7 @@ class _ContextTable(Module):
     def start(self, n: int, c: torch.Tensor | None = None) -> _State:
         """Return the state before any position is known."""
         nothing = torch.full((n, self.dims), torch.nan, dtype=torch.float64, device=self.back.device)
-        return _State(self._values(nothing), self.order)
+        return _State(self._values(nothing), self._order)
 
     def step(self, state: _State, value: torch.Tensor | None = None) -> torch.Tensor:
         """Take the value (n,) of the position last asked for; return log probabilities (n, K_d) of the next one."""
@@ -258,17 +260,18 @@ class _ContextTable(Module):
             state.k += 1
         return self._distribution(state.order[state.k], state.values).log()
 
-    def sample(self, n, c=None, *, rng):
-        return self.from_uniforms(uniform(rng, (n, self.dims, N_UNIFORMS), self.back), c)
+    def _uniforms(self, n, rng):
+        return uniform(rng, (n, self.dims, N_UNIFORMS), self.back)
 
-    def from_uniforms(self, u: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """Draw by inversion: uniforms (n, D, 2) -> z (n, D), a position at a time; NaN after the end of a string."""
+    def _draw(self, state, u, known=None):
+        """Like those of all, but NaN after the end of a string."""
         z = torch.full(u.shape[:2], torch.nan, dtype=self.back.dtype, device=u.device)
-        state, value = self.start(len(u), c), None
-        over = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+        over, value = torch.zeros(len(u), dtype=torch.bool, device=u.device), None
         for d in state.order:
             params = self.step(state, value)
             value = self.heads.single(d)[0].sample(params, u[:, d : d + 1])[:, 0]
+            if known is not None:
+                value = torch.where(known[:, d].isnan(), value, known[:, d].to(value))
             z[:, d] = torch.where(over, torch.nan, value)
             if self.ends:
                 over |= value == self.levels - 1
@@ -319,6 +322,7 @@ class ContextTable(Generative):
         kinds=frozenset({"binary", "categorical", "ordinal"}),
         conditionals=True,
         streams=True,
+        given="in_order",
     )
 
     def _transforms(self, space: Space):
