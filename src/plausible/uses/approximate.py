@@ -98,30 +98,31 @@ def method_for(model: Any) -> Method:
     Raises:
         CapabilityError: it cannot be; the message says which families can.
     """
-    if _proposes(model):
-        return "importance"
-    if model.traits.density == "exact" and model.likelihood_kind_ == "exact" and model.space_.type != "text":
-        return "chain"
-    exact = registry.capable(lambda f: f.traits.given in ("exact", "in_order"))
-    nearly = registry.capable(lambda f: f.traits.given == "approximate" or (not f.traits.given and _scored(f)))
-    why = (
-        "has no density by which a completion could be weighed"
-        if not model.traits.density
-        else f"has a density that is {_a_kind(model)}, and proposes no completions that could be weighed"
-    )
-    raise CapabilityError(
-        f"{type(model).__name__} {why}: it cannot draw a part of an example given the rest. These families can, "
-        f"exactly: {', '.join(exact)}; approximately: {', '.join(nearly)}"
-    )
+    method: Method = "importance" if _proposes(model) else "chain"
+    refuse(model, method)
+    return method
 
 
-def refuse(model: Any, method: str) -> None:
-    """Refuse a method that does not fit the model."""
-    if method == "importance" and not _proposes(model):
+def refuse(model: Any, method: Method) -> None:
+    """Refuse a method that does not fit the model.
+
+    Raises:
+        CapabilityError: the message says which families can.
+    """
+    if method == "importance" and not _proposes(model) and _has_chain(model):
         able = registry.capable(lambda f: f.traits.given in ("in_order", "approximate"))
         raise CapabilityError(
-            f"{type(model).__name__} proposes no completions that could be weighed; these families do: "
-            f"{', '.join(able)}"
+            f"{type(model).__name__} proposes no completions that could be weighed; method='chain' does without. "
+            f"These families propose some: {', '.join(able)}"
+        )
+    if not (_proposes(model) if method == "importance" else _has_chain(model)):
+        exact = registry.capable(lambda f: f.traits.given in ("exact", "in_order"))
+        nearly = registry.capable(lambda f: f.traits.given == "approximate" or f.traits.density == "exact")
+        density = {None: "not there", "lower_bound": "a lower bound", "upper_bound": "an upper bound"}
+        raise CapabilityError(
+            f"{type(model).__name__} cannot draw a part of an example given the rest by this method: the density of "
+            f"this one is {density.get(model.likelihood_kind_, 'no target of a chain')}. These families can, exactly: "
+            f"{', '.join(exact)}; approximately: {', '.join(n for n in nearly if n not in exact)}"
         )
 
 
@@ -174,12 +175,8 @@ def _proposes(model: Any) -> bool:
     return hasattr(model.module_, "propose_given") and not model.transforms_.stochastic
 
 
-def _scored(family: type) -> bool:
-    return family.traits.density == "exact"
-
-
-def _a_kind(model: Any) -> str:
-    return {"lower_bound": "a lower bound", "upper_bound": "an upper bound"}.get(model.likelihood_kind_, "an estimate")
+def _has_chain(model: Any) -> bool:
+    return model.traits.density == "exact" and model.likelihood_kind_ == "exact" and model.space_.type != "text"
 
 
 def _weigh(

@@ -73,32 +73,9 @@ def sample(
         CapabilityError: the model has no exact conditionals, or cannot do it in that way; the message says which can.
         DataError: what is known of some example has probability zero, or (exact, 'in_order') comes after what is not.
     """
-    if method not in ("exact", "auto", "importance", "chain"):
-        raise DataError(f"method must be 'exact', 'auto', 'importance' or 'chain', got {method!r}")
-    from plausible.uses import approximate
-
-    check_is_fitted(model, "module_")
-    x, holes = _parts(model, X, mask, blank)
-    if method == "exact":
-        _need_exact(model)
-    c = model._encode_context(context, len(x))
-    rng = generator(random_state, model._device())
-    way = _way(model, x) if method == "auto" else method
-    size, acceptance = np.full(len(x), np.inf), None
-    if way == "exact":
-        codes = _exact(model, x, holes, c, n or 1, rng)
-    else:
-        approximate.refuse(model, way)
-        codes, size, acceptance = approximate.draw(model, x, holes, c, n or 1, way, rng)
-    drawn = [model.space_.decode(codes_of_one) for codes_of_one in codes]
-    examples = drawn[0] if n is None else drawn
-    if method == "exact":
-        return examples
-    from plausible.uses.approximate import Given
-
-    return (
-        Given(examples, "exact", np.full(len(x), np.inf)) if way == "exact" else Given(examples, way, size, acceptance)
-    )
+    drawn = _Drawn(model, X, n or 1, mask, blank, context, method, random_state)
+    completed = [model.space_.decode(codes) for codes in drawn.codes]
+    return drawn.labelled(completed[0] if n is None else completed)
 
 
 def impute(
@@ -139,11 +116,12 @@ def impute(
         raise DataError(
             "nothing is known in any of the examples, and nothing to go by; `sample` of the model draws new ones"
         )
-    settings = {"mask": mask, "blank": blank, "context": context, "method": method, "random_state": random_state}
     if how == "draw":
+        settings = {"mask": mask, "blank": blank, "context": context, "method": method, "random_state": random_state}
         return sample(model, X, n, **settings)
     if how == "mean":
-        return _averaged(model, sample(model, X, n or FOR_A_MEAN, **settings), x, holes)
+        drawn = _Drawn(model, X, n or FOR_A_MEAN, mask, blank, context, method, random_state)
+        return drawn.labelled(model.space_.decode(drawn.average()))
     _need_exact(model)
     c = model._encode_context(context, len(x))
     module = model._evaluator()
@@ -267,6 +245,46 @@ def table(model: Any, of: str | Sequence[str], given: Mapping[str, Any] | None =
 # --------------------------------------------------------------------------------------------------------- helpers
 
 
+class _Drawn:
+    """Several completions of examples, as codes."""
+
+    def __init__(
+        self, model: Any, X: Any, n: int, mask: Any, blank: str | None, context: Any, method: Asked, seed: Any
+    ):
+        from plausible.uses import approximate
+
+        if method not in ("exact", "auto", "importance", "chain"):
+            raise DataError(f"method must be 'exact', 'auto', 'importance' or 'chain', got {method!r}")
+        check_is_fitted(model, "module_")
+        self.space, self.asked = model.space_, method
+        self.x, self.holes = _parts(model, X, mask, blank)
+        if method == "exact":
+            _need_exact(model)
+        c = model._encode_context(context, len(self.x))
+        rng = generator(seed, model._device())
+        self.way = _way(model, self.x) if method == "auto" else method
+        self.size, self.acceptance = np.full(len(self.x), np.inf), None
+        if self.way == "exact":
+            self.codes = _exact(model, self.x, self.holes, c, n, rng)
+            return
+        approximate.refuse(model, self.way)
+        found = approximate.draw(model, self.x, self.holes, c, n, self.way, rng)
+        self.codes, self.size, self.acceptance = found
+
+    def labelled(self, examples: Any) -> Any:
+        """The examples, with how they were drawn unless that was asked for to be exact."""
+        from plausible.uses.approximate import Given
+
+        return examples if self.asked == "exact" else Given(examples, self.way, self.size, self.acceptance)
+
+    def average(self) -> torch.Tensor:
+        """All completions as one: means of numbers, the level drawn most often."""
+        drawn = torch.stack(self.codes)
+        levels = torch.tensor([bool(c.levels) for c in self.space.columns]).reshape(self.space.shape).to(drawn.device)
+        found = torch.where(levels, drawn.nan_to_num(-1).mode(0).values, drawn.mean(0))
+        return torch.where(self.holes, found, self.x)
+
+
 def _parts(model: Any, X: Any, mask: Any, blank: str | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return codes with NaN where to draw, and where that is. What follows the end of an example is no hole."""
     space = model.space_
@@ -359,19 +377,6 @@ def _filled(model: Any, x: torch.Tensor, fill: Any, rng: torch.Generator) -> tor
     return torch.where(x.isnan(), filled, x)
 
 
-def _averaged(model: Any, drawn: Any, x: torch.Tensor, holes: torch.Tensor) -> Any:
-    """Several completions as one: means of numbers, the level drawn most often."""
-    import dataclasses
-
-    found = isinstance(drawn, list)
-    space, every = model.space_, drawn if found else drawn.examples
-    stacked = torch.stack([space.encode(X).double() for X in every]).to(x.device)
-    has_levels = torch.tensor([bool(c.levels) for c in space.columns]).reshape(space.shape).to(x.device)
-    codes = torch.where(has_levels, stacked.nan_to_num(-1).mode(0).values, stacked.mean(0))
-    filled = space.decode(torch.where(holes, codes, x))
-    return filled if found else dataclasses.replace(drawn, examples=filled)
-
-
 def _has_marginals(model: Any) -> bool:
     return model.traits.missing or model.traits.marginals
 
@@ -444,6 +449,6 @@ def _as_mask(space: Any, mask: Any, x: torch.Tensor) -> torch.Tensor:
         elif mask.shape[-2:] == (height, width) and (mask.ndim == 2 or space.layout != "CHW"):
             mask = mask[..., None, :, :]
     try:
-        return torch.from_numpy(np.ascontiguousarray(np.broadcast_to(mask, tuple(x.shape)))).to(x.device)
+        return torch.from_numpy(np.array(np.broadcast_to(mask, tuple(x.shape)))).to(x.device)
     except ValueError:
         raise DataError(f"a mask of shape {mask.shape} does not fit examples of shape {tuple(x.shape)}") from None
