@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -308,7 +309,18 @@ def _saved(model, folder):
 
 
 def test_equal_rows_in_a_small_space_are_no_training_rows():
+    """Whatever the number of states: most rows have been seen before, or some, or hardly any."""
     rng = np.random.default_rng(0)
+    for states in (16, 64, 300, 3000, 100_000):
+        for n in (60, 200, 2000):
+            x = torch.from_numpy(rng.geometric(3 / states, (n + 2000, 1)).clip(max=states))
+            assert Seen.of(x[:n]).recognises(x[n:]) is None, (states, n)
+            if states > 10 * n:
+                assert Seen.of(x[:n]).recognises(x[: n // 2]) is not None
+    for seed in range(8):  # one row is common beside many that are rare; its hash is among those kept, or not
+        x = torch.from_numpy(rng.integers(0, 10**9, (3 * KEPT, 1)))
+        x[torch.from_numpy(rng.random(len(x)) < 0.3)] = seed
+        assert Seen.of(x[: 2 * KEPT]).recognises(x[2 * KEPT :]) is None
     bits = rng.integers(0, 2, (600, 4))
     model = pl.Histogram(random_state=0).fit(bits[:300])
     assert anomaly.detector(model, bits[300:]).n == 300
@@ -316,15 +328,14 @@ def test_equal_rows_in_a_small_space_are_no_training_rows():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
 def test_the_sketch_of_rows(dtype):
-    import torch
-
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3 * KEPT, 11)).astype(dtype))
     seen = Seen.from_json(Seen.of(x[: 2 * KEPT]).to_json())
-    assert (len(seen.hashes), seen.n, seen.once, seen.whole) == (KEPT, 2 * KEPT, 2 * KEPT, False)
+    assert (len(seen.hashes), seen.n, seen.once, seen.twice, seen.whole) == (KEPT, KEPT, KEPT, 0, False)
     assert seen.recognises(x[2 * KEPT :]) is None
     found, looked_up = seen.recognises(x[: KEPT // 2])
     assert found == looked_up and abs(found - KEPT / 4) < 5 * math.sqrt(KEPT / 8)
-    assert Seen.of(torch.cat([x[:5], x[:3]])).once == 2
+    again = Seen.of(torch.cat([x[:5], x[:3]]))
+    assert (again.once, again.twice, again.n, again.whole) == (2, 3, 8, True)
 
 
 def test_too_few_calibration_rows_are_refused(fitted):

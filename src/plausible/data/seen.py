@@ -4,17 +4,19 @@ Kept are the K smallest distinct 64-bit hashes of the rows (all of them where th
 with a hash in that range can be looked up: m of them, of which some are found. Rows that the model has not seen may
 equal one that it has, in a small discrete space often; by Good and Turing that happens with probability
 
-    q = 1 - n_1 / n,    n_1 = rows of the fit that occur in it once,
+    q = 1 - n_1 / n ± ((n_1 (1 - n_1 / n) + 2 n_2) / n^2)^(1/2),    n_k = hashes that k rows of the fit have,
 
-so that more than Binomial(m, q) finds are rows of the fit.
+n in all, so that more than Binomial(m, q) finds, with q four deviations up, are rows of the fit.
 
 References: Bar-Yossef et al., Counting distinct elements in a data stream, 2002 (the sketch). Good, The population
-frequencies of species and the estimation of population parameters, 1953.
+frequencies of species and the estimation of population parameters, 1953. Esty, A normal limit law for a nonparametric
+estimator of the coverage of a random sample, 1983.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,30 +27,35 @@ from plausible.data.split import row_keys
 from plausible.randomness import _GOLDEN, _mix
 
 KEPT = 4096  # hashes: 32 kB
+DEVIATIONS = 4.0
 CHANCE = 1e-4  # below this probability, so many equal rows are no accident
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A sketch of n rows.
+    """A sketch of the rows of a fit.
 
     Args:
         hashes: the smallest distinct hashes, increasing; int64.
-        n: rows in all.
-        once: of these, how many are equal to no other.
+        n: how many rows have one of these.
+        once: of the hashes, how many belong to one row.
+        twice: how many to two.
         whole: whether all distinct hashes are there.
     """
 
     hashes: np.ndarray
     n: int
     once: int
+    twice: int
     whole: bool
 
     @classmethod
     def of(cls, x: torch.Tensor) -> Seen:
         """Sketch the rows of x, codes (n, \\*shape)."""
         distinct, counts = np.unique(_keys(x), return_counts=True)
-        return cls(distinct[:KEPT], len(x), int((counts == 1).sum()), len(distinct) <= KEPT)
+        counts = counts[:KEPT]
+        once, twice = (int((counts == k).sum()) for k in (1, 2))
+        return cls(distinct[:KEPT], int(counts.sum()), once, twice, len(distinct) <= KEPT)
 
     def found(self, x: torch.Tensor) -> tuple[int, int]:
         """Return how many rows of x (m, \\*shape) are rows of the fit, of how many that could be looked up."""
@@ -62,18 +69,19 @@ class Seen:
         from scipy.stats import binom
 
         found, looked_up = self.found(x)
-        # One row more than was counted: the share is an estimate, and an accident in a continuous space is a copy.
-        q = (self.n - self.once + 1) / (self.n + 1)
+        share = self.once / self.n
+        q = 1 - share + DEVIATIONS * math.sqrt((share * (1 - share) + 2 * self.twice / self.n) / self.n)
+        q = min(q + 1 / self.n, 1.0)  # an accident in a continuous space is no proof
         return (found, looked_up) if found and binom.sf(found - 1, looked_up, q) < CHANCE else None
 
     def to_json(self) -> dict[str, Any]:
         packed = base64.b64encode(self.hashes.astype("<i8").tobytes()).decode("ascii")
-        return {"hashes": packed, "n": self.n, "once": self.once, "whole": self.whole}
+        return {"hashes": packed, "n": self.n, "once": self.once, "twice": self.twice, "whole": self.whole}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Seen:
         hashes = np.frombuffer(base64.b64decode(stored["hashes"], validate=True), dtype="<i8").astype(np.int64)
-        return cls(hashes, int(stored["n"]), int(stored["once"]), bool(stored["whole"]))
+        return cls(hashes, int(stored["n"]), int(stored["once"]), int(stored["twice"]), bool(stored["whole"]))
 
 
 def _keys(x: torch.Tensor) -> np.ndarray:
