@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from plausible import load
 from plausible.data.stream import Stream
@@ -18,6 +19,7 @@ from plausible.families.direct._contexts import FITS, Trie, distinct, fold, hats
 from plausible.families.direct.context_table import ContextTable
 from plausible.options import OptionError
 from plausible.space import Text
+from plausible.uses import given
 
 WORDS = ["abba", "ab", "", "ba", "baab", "aaaa", "bb", "abab", "a", "babb"] * 3
 SMOOTHINGS = ("kneser_ney", "absolute", "ppm")
@@ -300,3 +302,35 @@ def test_files_keep_the_table(tmp_path):
     again = load(tmp_path / "m.plausible")
     assert_same(model.module_, again.module_)
     assert again.sample(5, random_state=1) == model.sample(5, random_state=1)
+
+
+# ---------------------------------------------------------------------------------------------------- the rest, given
+
+
+def test_the_lower_part_of_an_image_given_the_upper():
+    """Against all completions: their probabilities given the first row, and how often each is drawn."""
+    X = chain_images(200, (2, 3))
+    model = ContextTable().fit(X)
+    upper = X[3, :1]
+    every = np.array(list(itertools.product((0, 1), repeat=3)), dtype=np.uint8).reshape(8, 1, 3)
+    whole = np.concatenate([np.repeat(upper[None], 8, 0), every], 1)
+    p = np.exp(model.log_prob(whole))
+    known = np.array([[True] * 3, [False] * 3])
+    assert np.allclose(given.log_prob(model, whole, known), np.log(p / p.sum()), atol=1e-12)
+    drawn = given.sample(model, np.repeat(whole[:1], 4000, 0), mask=~known, random_state=0)
+    assert (drawn[:, 0] == upper).all()
+    shares = np.bincount(drawn[:, 1] @ [4, 2, 1], minlength=8) / 4000
+    assert chisquare(shares * 4000, p / p.sum() * 4000).pvalue > 1e-3
+
+
+def test_the_rest_of_a_string_given_its_beginning():
+    model = ContextTable(order=2).fit(WORDS)
+    z = model.space_.encode(["ab"] * 3000).double()
+    z[:, 2:] = torch.nan  # also its END
+    rng = torch.Generator().manual_seed(0)
+    drawn = model.space_.decode(model.module_.sample_given(z, None, rng=rng))
+    every = ["ab" + s for s in strings("ab", 2)]
+    p = np.exp(model.log_prob(every))
+    counts = Counter(drawn)
+    assert set(counts) <= set(every)
+    assert chisquare([counts[s] for s in every], p / p.sum() * 3000).pvalue > 1e-3
