@@ -59,7 +59,7 @@ def stream(
     check_is_fitted(model, "module_")
     if model.space_.type == "text":
         return complete.stream(model, prompt or "", length=length, context=context, random_state=random_state)
-    for name, value in (("length", block if length is None else length), ("block", block)):
+    for name, value in (("block", block), ("length", 1 if length is None else length)):
         if not isinstance(value, int) or value < 1:
             raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
     pen = _Pen(model, context, generator(random_state, model._device()))
