@@ -14,7 +14,7 @@ models to symbols, `_content` what is done with what a model has no place for.
 
     head    "PLSC", fingerprint of the model (8 bytes), digest of the examples (8)
     parts   meta (JSON), mask of missing cells, notes of rounding, payload; each but the last with its length
-    tail    digest of all before (8)
+    tail    digest of all before (4)
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from plausible.errors import ReadError
 from plausible.uses.compress._cells import Cells
 from plausible.uses.compress._coding import read_varint, varint
 from plausible.uses.compress._content import check, digest, pack, prepared, unpack
-from plausible.uses.compress._routes import Walk, route_of, step_by_step
+from plausible.uses.compress._routes import MOST_LANES, Walk, route_of
 
 MAGIC = b"PLSC"
-DIGEST = 8  # bytes
+PRINT, TAIL = 8, 4  # bytes of a fingerprint, and of the digest at the end
 PLAIN, SHORTER, SHORTEST = range(3)  # how the meta part is written: as it is, by zlib, by lzma
 
 
@@ -60,20 +60,21 @@ def compress(model: Any, X: Any, *, precision: float | dict[str, float] | None =
         DataError: X would not come back to the bit; said before any work.
     """
     check_is_fitted(model, "module_")
-    route = route_of(model)
+    route_of(model)  # which says if there is none
     packed = pack(model.space_, X, precision)
     again = unpack(model.space_, packed)
     check(X, again, model.space_, precision)
     model_print, contents = fingerprint(model), digest(again)
-    meta, payload, notes = {**packed.meta, "v": _versions()}, b"", b""
+    meta, payload, notes = dict(packed.meta), b"", b""
     if packed.coded.any():
         walk = _walk(model, packed, context)
-        if route is step_by_step:
+        if walk.lanes != MOST_LANES:
             meta["lanes"] = walk.lanes
         payload, notes = walk.write(packed.index, packed.coded)
-    parts = [_smallest(json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()), packed.mask, notes]
+    said = [meta.pop("n"), _versions(), *([meta] if meta else [])]
+    parts = [_smallest(json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()), packed.mask, notes]
     out = MAGIC + model_print + contents + b"".join(varint(len(part)) + part for part in parts) + payload
-    return out + hashlib.sha256(out).digest()[:DIGEST]
+    return out + hashlib.sha256(out).digest()[:TAIL]
 
 
 def decompress(model: Any, data: bytes, *, context: Any = None) -> Any:
@@ -95,15 +96,17 @@ def decompress(model: Any, data: bytes, *, context: Any = None) -> Any:
             f"the data were compressed with another model (fingerprint {model_print.hex()}, this {type(model).__name__} "
             f"has {fingerprint(model).hex()}); decompress them with that one"
         )
-    meta = json.loads(_expanded(meta))
-    packed = prepared(model.space_, meta, mask)
+    n, versions, *more = json.loads(_expanded(meta))
+    packed = prepared(model.space_, {"n": n, **(more[0] if more else {})}, mask)
     if packed.coded.any():
-        walk = _walk(model, packed, context, meta.get("lanes"))
+        walk = _walk(model, packed, context, packed.meta.get("lanes", MOST_LANES))
         packed.index = walk.read(packed.coded, payload, notes)
     X = unpack(model.space_, packed)
     if digest(X) != contents:
-        there, here = meta.get("v"), _versions()
-        hint = "another context" if there == here else f"other versions of plausible and torch: {there} then, {here} now"
+        here = _versions()
+        hint = (
+            "another context" if versions == here else f"versions of plausible and torch: {versions} then, {here} now"
+        )
         raise ReadError(
             "what came out is not what went in, by its checksum, so it is not returned: the model computed other "
             f"probabilities than when the data were compressed ({hint}); use what was used then"
@@ -127,7 +130,7 @@ def fingerprint(model: Any) -> bytes:
         for name, tensor in sorted(part.state_dict().items()):
             h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             h.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return h.digest()[:DIGEST]
+    return h.digest()[:PRINT]
 
 
 def _walk(model: Any, packed: Any, context: Any, lanes: int | None = None) -> Walk:
@@ -142,7 +145,7 @@ def _walk(model: Any, packed: Any, context: Any, lanes: int | None = None) -> Wa
 
 
 def _versions() -> str:
-    return f"{plausible.__version__} {torch.__version__}"
+    return f"{plausible.__version__} {torch.__version__.partition('+')[0]}"
 
 
 def _smallest(text: bytes) -> bytes:
@@ -161,16 +164,16 @@ def _taken_apart(data: bytes) -> tuple[bytes, bytes, list[bytes], bytes]:
     """Fingerprint, digest of the examples, three parts and the payload; all of it as it was written."""
     if data[: len(MAGIC)] != MAGIC:
         raise ReadError("this was not written by compress: it does not begin with PLSC")
-    if len(data) < len(MAGIC) + 3 * DIGEST or hashlib.sha256(data[:-DIGEST]).digest()[:DIGEST] != data[-DIGEST:]:
+    if len(data) < len(MAGIC) + 2 * PRINT or hashlib.sha256(data[:-TAIL]).digest()[:TAIL] != data[-TAIL:]:
         raise ReadError("the compressed data are truncated or damaged, by their checksum; copy them again")
-    at = len(MAGIC) + 2 * DIGEST
-    prints = data[len(MAGIC) : len(MAGIC) + DIGEST], data[len(MAGIC) + DIGEST : at]
+    at = len(MAGIC) + 2 * PRINT
+    prints = data[len(MAGIC) : len(MAGIC) + PRINT], data[len(MAGIC) + PRINT : at]
     parts = []
     for _ in range(3):
         length, at = read_varint(data, at)
         parts.append(data[at : at + length])
         at += length
-    return *prints, parts, data[at:-DIGEST]
+    return *prints, parts, data[at:-TAIL]
 
 
-__all__ = ["compress", "decompress", "fingerprint"]
+__all__ = ["compress", "decompress", "digest", "fingerprint"]

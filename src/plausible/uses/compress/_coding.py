@@ -169,6 +169,11 @@ class Stack:
         law = constriction.stream.model.QuantizedGaussian(-reach, reach)
         return _told(self._coder.decode, law, mean, deviation)
 
+    @property
+    def bits(self) -> int:
+        """How many there are."""
+        return self._coder.num_bits()
+
     def words(self) -> np.ndarray:
         return self._coder.get_compressed()
 

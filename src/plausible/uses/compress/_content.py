@@ -61,7 +61,9 @@ def pack(space: Any, X: Any, precision: float | dict | None = None) -> Packed:
     elif space.ragged:
         lengths = coded.sum(1)
         short = np.flatnonzero(lengths != dims)
-        if len(short):
+        if len(short) == 1 and short[0] == n - 1:
+            meta["last"] = int(lengths[-1])
+        elif len(short):
             meta["short"] = [short.tolist(), lengths[short].tolist()]
     elif (missing := ~coded & ~beside).any():
         mask = lzma.compress(np.packbits(missing.ravel()).tobytes(), lzma.FORMAT_ALONE)
@@ -70,6 +72,7 @@ def pack(space: Any, X: Any, precision: float | dict | None = None) -> Packed:
     index = np.empty((n, dims), dtype=np.int64)
     for d, lattice in enumerate(lattices):
         index[:, d] = np.nan_to_num(codes[:, d]) if lattice is None else lattice.index(codes[:, d])
+    index[~coded] = 0
     groups = [lattice for lattice in dict.fromkeys(lattices) if lattice is not None]
     if groups:
         meta["lattices"] = [[g.low, g.size, g.num, g.den] for g in groups]
@@ -86,6 +89,8 @@ def prepared(space: Any, meta: dict, mask: bytes) -> Packed:
     if "short" in meta:
         for row, length in zip(*meta["short"], strict=True):
             coded[row, length:] = False
+    if "last" in meta:
+        coded[-1, meta["last"] :] = False
     if mask:
         packed = np.frombuffer(lzma.decompress(mask, lzma.FORMAT_ALONE), np.uint8)
         coded &= ~np.unpackbits(packed, count=n * dims).reshape(n, dims).astype(bool)
@@ -117,7 +122,9 @@ def check(X: Any, again: Any, space: Any, precision: Any) -> None:
         rounded = {c.name for c in space.columns if not c.discrete and _step(precision, c.name)}
         old, new = (pd.DataFrame(t) for t in (X, again))
         names = [str(n) if isinstance(X, pd.DataFrame) else space.columns[i].name for i, n in enumerate(old.columns)]
-        wrong = [n for i, n in enumerate(names) if n not in rounded and digest(old.iloc[:, [i]]) != digest(new.iloc[:, [i]])]
+        wrong = [
+            n for i, n in enumerate(names) if n not in rounded and digest(old.iloc[:, [i]]) != digest(new.iloc[:, [i]])
+        ]
         same, where = not wrong, f" (column {wrong[0]!r})" if wrong else ""
     if not same:
         if isinstance(X, pd.DataFrame) and not where:
@@ -173,7 +180,9 @@ def _columns_of(space: Any, X: Any) -> tuple[list, dict]:
     unknown = [n for n in names if n not in space.names]
     absent = [n for n in space.names if n not in names]
     if unknown or absent or len(set(names)) < len(names):
-        what = f"does not know the column {unknown[0]!r}" if unknown else f"needs the column {(absent or names)[0]!r} once"
+        what = (
+            f"does not know the column {unknown[0]!r}" if unknown else f"needs the column {(absent or names)[0]!r} once"
+        )
         raise SpaceError(f"the model {what}; hand over the columns {', '.join(space.names)}, each once")
     columns = [X.iloc[:, names.index(n)] for n in space.names]
     meta: dict = {"dtypes": [_token(c, s.dtype) for c, s in zip(space.columns, columns, strict=True)]}
@@ -336,7 +345,7 @@ def _over(i: np.ndarray, num: float, den: float, name: str) -> Lattice:
 
 def _pack_image(space: Any, X: Any, precision: Any) -> tuple:
     X = np.asarray(X)
-    codes = space.encode(X).double().numpy().reshape(len(X), -1)
+    codes = space.encode(X).double().numpy().reshape(len(X), space.dims)
     meta = {} if str(X.dtype) == space.dtype else {"dtype": str(X.dtype)}
     lattice = None
     if not space.pixel.levels:
@@ -347,7 +356,9 @@ def _pack_image(space: Any, X: Any, precision: Any) -> tuple:
 
 def _none_off(off: np.ndarray, name: str) -> None:
     if off.any():
-        raise DataError(f"some of the {name} lie on no lattice that the others lie on; state the precision that is enough")
+        raise DataError(
+            f"some of the {name} lie on no lattice that the others lie on; state the precision that is enough"
+        )
 
 
 def _unpack_image(space: Any, codes: np.ndarray, meta: dict) -> np.ndarray:
@@ -464,7 +475,7 @@ _PARTS = {
 
 
 def digest(X: Any) -> bytes:
-    """What tells contents apart: 8 bytes."""
+    """Return what tells contents apart: 8 bytes."""
     h = hashlib.sha256()
     for part in _told(X):
         h.update(part)
@@ -522,5 +533,3 @@ def _told_values(x: np.ndarray) -> Any:
 def _plain_or_text(value: Any) -> Any:
     value = plain(value)
     return value if value is None or isinstance(value, str | int | float | bool) else repr(value)
-
-

@@ -14,6 +14,7 @@ variables using bits back coding, 2019, https://arxiv.org/abs/1901.04866 (bits-b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import torch
 from plausible import registry
 from plausible.errors import CapabilityError
 from plausible.uses.compress._cells import Cells, by_levels
-from plausible.uses.compress._coding import Guard, Reader, Stack, Writer, to_bytes, to_words
+from plausible.uses.compress._coding import Guard, Reader, Stack, Writer, read_varint, to_bytes, to_words, varint
 
 MEMORY = 1 << 28  # bytes of the states of the examples that go through a module together
 MOST_LANES = 4096
@@ -30,8 +31,8 @@ ROWS_AT_ONCE = 1 << 21  # numbers of model space scored in one go
 INSIDE = 4  # points at which the density is looked at in a stretch of a lattice
 GRAIN, REACH = 1024, 8  # cells of a latent dimension to a unit, and units to either side
 OCTAVE = 8  # deviations of the encoder are rounded to so many to a factor of two
-BATCH = 64  # examples of which bits-back takes the codes together
-SEED_BITS = 12  # for a latent dimension of the first example, there being no bits to take back yet
+BATCH = 64  # examples of which bits-back takes the codes together, at most
+CODE_BITS = 16  # that a latent dimension takes, or less: as many are there for those of a batch
 
 
 class Walk:
@@ -70,7 +71,7 @@ class Walk:
 
     def _lanes(self) -> int:
         if self.route is not step_by_step:
-            return 1
+            return MOST_LANES  # it is not used
         c = None if self.c is None else self.c[:1].expand(2, -1)
         each = _bytes(self.module.start(2, c)) // 2 + 8 * self.model.space_.dims
         return int(min(max(MEMORY // each, 1), MOST_LANES))
@@ -167,7 +168,7 @@ def by_marginals(walk: Walk, coder: Any, index: np.ndarray | None, coded: np.nda
     for start in range(0, n, rows_at_once):
         rows = slice(start, start + rows_at_once)
         over = np.zeros(len(out[rows]), dtype=bool)
-        for d in range(dims):
+        for d in getattr(walk.module, "order", range(dims)):  # in which what is not known yet is easily left out
             todo = coded[rows, d] & ~over
             if not todo.any():
                 continue
@@ -220,23 +221,20 @@ def _integrated(log_p: Any, lattice: Any, edges: np.ndarray) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------- bits-back
 
 
-def bits_back(
-    walk: Walk, index: np.ndarray | None, coded: np.ndarray, payload: bytes = b"", notes: bytes = b""
-) -> Any:
+def bits_back(walk: Walk, index: np.ndarray | None, coded: np.ndarray, payload: bytes = b"", notes: bytes = b"") -> Any:
     """Code with a latent code, whose bits are taken back: (payload, notes), or when reading the indices (n, D).
 
     Examples come off the stack in the opposite order; what is noted of a batch has running numbers of its own.
     """
     module, n = walk.module, len(coded)
     writes, dims = index is not None, coded.shape[1]
-    batches = _batches(n)
-    first = _filler(module.latent)
-    stack = Stack(first if writes else to_words(payload), Guard() if writes else Guard.of(notes), writes)
+    sizes, at = ([], 0) if writes else _sizes_in(payload)
+    first = to_words(payload[at:]) if payload else _filler(module.latent)
+    stack = Stack(first, Guard() if writes else Guard.of(notes), writes)
     out = index if writes else np.zeros(coded.shape, dtype=np.int64)
     apart = 1 << 40  # running numbers of a batch
     with torch.no_grad():
-        for b in range(len(batches)) if writes else reversed(range(len(batches))):
-            rows = batches[b]
+        for b, rows in _batches(n, sizes, stack, module.latent):
             m, c = rows.stop - rows.start, walk.part(rows)
             c = None if c is None else c.expand(m, -1)
             prior = np.zeros(m * module.latent), np.full(m * module.latent, float(GRAIN))
@@ -257,21 +255,46 @@ def bits_back(
                 out[rows] = found
                 stack.guard.at = b * apart
                 stack.push_normal(h, *_encoded(walk, stack.guard, out[rows], coded[rows], c), GRAIN * REACH)
-    return (to_bytes(stack.words()), stack.guard.notes()) if writes else out.reshape(n, dims)
+    if not writes:
+        return out
+    grow = [size for size in sizes if size < BATCH]
+    return b"".join(map(varint, (len(grow), *grow))) + to_bytes(stack.words()), stack.guard.notes()
 
 
-def _batches(n: int) -> list[slice]:
-    """One, two, four examples, ...: a batch takes its bits from what those before it left."""
-    out, start, size = [], 0, 1
-    while start < n:
-        out.append(slice(start, min(start + size, n)))
-        start, size = start + size, min(2 * size, BATCH)
-    return out
+def _batches(n: int, sizes: list[int], stack: Stack, latent: int) -> Iterator[tuple[int, slice]]:
+    """Number and rows of the batches, as large as the stack has bits for when writing; the last one first when reading.
+
+    Sizes grow up to BATCH and are noted in `sizes`; where n ends, the last one may be cut.
+    """
+    if stack.writes:
+        start = 0
+        while start < n:
+            full = len(sizes) > 0 and sizes[-1] == BATCH
+            sizes.append(BATCH if full else min(max(stack.bits // (CODE_BITS * latent), 1), BATCH))
+            yield len(sizes) - 1, slice(start, min(start + sizes[-1], n))
+            start += sizes[-1]
+        return
+    starts = [0]
+    while starts[-1] < n:
+        k = len(starts) - 1
+        starts.append(min(starts[-1] + (sizes[k] if k < len(sizes) else BATCH), n))
+    for b in reversed(range(len(starts) - 1)):
+        yield b, slice(starts[b], starts[b + 1])
+
+
+def _sizes_in(payload: bytes) -> tuple[list[int], int]:
+    """The sizes of the first batches, and where the words begin."""
+    many, at = read_varint(payload, 0)
+    sizes = []
+    for _ in range(many):
+        size, at = read_varint(payload, at)
+        sizes.append(size)
+    return sizes, at
 
 
 def _filler(latent: int) -> np.ndarray:
     """Bits that the first example takes its code from."""
-    words = latent * SEED_BITS // 32 + 1
+    words = latent * CODE_BITS // 32 + 1
     return np.random.default_rng(0).integers(1, 1 << 32, words, dtype=np.uint32)
 
 
