@@ -18,6 +18,7 @@ from plausible.context import Encoder, infer_context
 from plausible.errors import CapabilityError, DataError, ModelFileError, SpaceError
 from plausible.nn.grid import GridNet
 from plausible.space import Clips, infer
+from plausible.uses.classify import classify
 
 LEARN = registry.capable(lambda f: f.traits.context and f()._encoded_features() is not None)
 SMALL = {"hidden": (16,), "context_features": 8, "random_state": 0}
@@ -238,6 +239,20 @@ def test_a_family_that_counts_says_who_learns_features():
         pl.NaiveBayes().fit(X, context=images)
     with pytest.raises(CapabilityError, match="takes no context"):
         pl.Histogram().fit(X, context=images)
+
+
+def test_classes_are_no_images(of_images):
+    with pytest.raises(CapabilityError, match="context of labels; .*6x6 pixels"):
+        classify(of_images)
+
+
+def test_a_comparison_knows_all_contexts():
+    """A character that is held out only is known to the models; one that takes labels only says so."""
+    X, _ = bits_of_images(100)
+    words = [f"word {chr(200 + i)}" for i in range(100)]
+    found = pl.compare(X, ["naive_bayes", pl.MADE(**SMALL, epochs=1)], context=words, n_samples=20)
+    reasons = {row.name: row.why for row in found.rows}
+    assert reasons["made"] is None and "learn features of it" in reasons["naive_bayes"]
 
 
 # ------------------------------------------------------------------------------------------------------ training

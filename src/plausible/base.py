@@ -414,7 +414,8 @@ class Generative(DensityMixin, BaseEstimator):
             raise CapabilityError(f"{type(self).__name__} takes no context; these families do: {', '.join(others)}")
         self.context_space_ = space = infer_context(context, self.context_space)
         if space.type != "table" and self._encoded_features() is None:
-            others = registry.capable(lambda f: f.traits.context and f()._encoded_features() is not None)
+            learn = registry.capable(lambda f: f.traits.context and f()._encoded_features() is not None)
+            others = [name for name in learn if registry.get(name).can_model(self.space_) is None]
             raise CapabilityError(
                 f"{type(self).__name__} takes labels and vectors as a context, this one is {space.describe()}; "
                 f"these families learn features of it: {', '.join(others)}. Or give labels"

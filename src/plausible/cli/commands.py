@@ -187,6 +187,7 @@ def compare(
             n_samples=samples,
             importance_samples=importance_samples,
             context=read.context,
+            context_space=read.context_space,
             command=shlex.join(ctx.meta[TYPED]),
             progress=steps,
         )

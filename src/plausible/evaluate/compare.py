@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from plausible import registry
+from plausible.context import infer_context
 from plausible.data import Data, read, split, take
 from plausible.errors import DataError, InterruptedWarning, PlausibleError
 from plausible.evaluate.comparison import CUT_SHORT, Comparison, Row
@@ -45,6 +46,7 @@ def compare(
     importance_samples: int = 64,
     space: str | dict | Space | None = None,
     context: Any = None,
+    context_space: str | dict | Space | None = None,
     title: str | None = None,
     command: str | None = None,
     progress: Progress | None = None,
@@ -64,6 +66,7 @@ def compare(
             allow it, 0 for none.
         space: what an example is, where the guess is wrong (see `plausible.space.infer`).
         context: the c of p(x | c), a row per example; models that take no context are fitted without it.
+        context_space: what a context is, where the guess is wrong.
         title: of the report; the name of the data by default.
         command: the shell command that makes this comparison, for the report.
         progress: called with (models done, models in all, what happens now).
@@ -77,7 +80,10 @@ def compare(
     """
     started, seed = time.perf_counter(), seed_of(random_state)
     data = _data(X, space)
-    candidates = _candidates(_names(context) if models is None else models, data.space, seed)
+    settings = {"space": data.space, "random_state": seed}
+    if context is not None:
+        settings["context_space"] = infer_context(context, context_space)
+    candidates = _candidates(_names(context) if models is None else models, settings)
     task = _prepare(data, context, test_fraction, seed, n_samples, importance_samples)
     waiting = sum(priced(c.model) and refusal(c.model, task) is None for c in candidates)
     purse = Purse(None if budget is None else started + budget, waiting)
@@ -157,7 +163,8 @@ def _names(context: Any) -> list[str]:
     return [n for n, t in traits.items() if context is not None or t.dependence or not t.context]
 
 
-def _candidates(models: Sequence[Any] | Mapping[str, Any], space: Space, seed: int) -> list[_Candidate]:
+def _candidates(models: Sequence[Any] | Mapping[str, Any], settings: Mapping[str, Any]) -> list[_Candidate]:
+    """The models by name or as they come, with `settings` where they have none of their own."""
     if isinstance(models, str):
         models = [models]
     if isinstance(models, Mapping):
@@ -174,8 +181,7 @@ def _candidates(models: Sequence[Any] | Mapping[str, Any], space: Space, seed: i
         row = Row(f"{name} {taken + 1}" if taken else name, label or "", _told(model), type(model) is baseline)
         row.label = label or (f"{row.name}({_listed(row.params)})" if row.params else row.name)
         ours = model.get_params(deep=False)
-        unset = {"space": space, "random_state": seed}
-        model.set_params(**{k: v for k, v in unset.items() if k in ours and ours[k] is None})
+        model.set_params(**{k: v for k, v in settings.items() if k in ours and ours[k] is None})
         found.append(_Candidate(row, model))
     return found
 

@@ -238,6 +238,8 @@ def _contexts(model: Any, labels: Any) -> dict[Any, Mapping[str, Any]]:
             f"this {type(model).__name__} was fitted without a context, so it has no p(x | c); fit it with "
             "context=labels, or let BayesClassifier fit one for each class"
         )
+    if space.type != "table":
+        raise CapabilityError(f"classes are a context of labels; the context of this model is {space.describe()}")
     columns = space.columns
     if isinstance(labels, Mapping):
         return dict(labels)
