@@ -21,7 +21,7 @@ ARRAYS = (".npy", ".npz")
 TILE, GAP, BAND, MARGIN, TEXT, ACROSS = 168, 16, 44, 40, 22, 8
 PAPER, INK, SOFT = (251, 250, 247), (29, 30, 33), (98, 101, 109)
 RAMP = ((240, 237, 230), (247, 205, 146), (232, 138, 46), (168, 67, 15), (70, 16, 6))  # nothing .. all of it
-SEEN = 0.998  # of the pixels lie on the scale; the rest are as dark as its end
+SEEN = 0.9995  # of the pixels lie on the scale; the rest are as dark as its end
 
 
 def check_form(path: Path, space: Any) -> None:
@@ -61,8 +61,7 @@ def picture(X: Any, found: Any, space: Any) -> Any:
     bits = np.asarray(found.surprise, dtype=float)
     axis_of_channels = {"HW": None, "CHW": 1, "HWC": 3}[space.layout]
     bits = bits if axis_of_channels is None else bits.sum(axis_of_channels)
-    low = min(0.0, float(np.quantile(bits, 1 - SEEN)))  # of real pixels, bits are relative and may be negative
-    scale = Axis.over([low, max(float(np.quantile(bits, SEEN)), low + 1e-9)], pad=0.0)
+    scale = scale_of(bits)
     rows = {"image": _rgb(X, space), _expected(space): _rgb(found.mean, space), "surprise": coloured(bits, scale)}
     n, height, width = bits.shape
     times = max(1, TILE // max(height, width))
@@ -71,8 +70,8 @@ def picture(X: Any, found: Any, space: Any) -> Any:
     across, high, wide = min(n, ACROSS), height * times, width * times
     bands = math.ceil(n / across)
     band = len(rows) * (high + GAP) + TEXT + BAND
-    right = max(left + across * (wide + GAP) - GAP, left + 3 * TILE)
-    page = Image.new("RGB", (right + MARGIN, MARGIN + bands * band + 4 * TEXT + MARGIN), PAPER)
+    right = max(left + across * (wide + GAP) - GAP, left + 7 * TILE)  # at least the width of the scale and its words
+    page = Image.new("RGB", (right + MARGIN, MARGIN + bands * band + 2 * TEXT + MARGIN), PAPER)
     draw = ImageDraw.Draw(page)
     for b in range(bands):
         top = MARGIN + b * band
@@ -87,6 +86,14 @@ def picture(X: Any, found: Any, space: Any) -> Any:
             draw.text((middle, top + len(rows) * (high + GAP)), _count(total), SOFT, font, anchor="ma")
     _draw_scale(page, draw, font, scale, left, MARGIN + bands * band, float(bits.max()))
     return page
+
+
+def scale_of(bits: np.ndarray) -> Axis:
+    """A scale from tick to tick; of real pixels, bits are relative to their unit and may be negative."""
+    low, high = min(0.0, float(np.quantile(bits, 1 - SEEN))), float(np.quantile(bits, SEEN))
+    ticks = Axis.over([low, max(high, low + 1e-9)], pad=0.0).ticks
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
+    return Axis.over([math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step], pad=0.0)
 
 
 def coloured(bits: np.ndarray, scale: Axis) -> np.ndarray:
@@ -106,7 +113,7 @@ def _draw_scale(page: Any, draw: Any, font: Any, scale: Axis, left: int, top: in
         x = left + tick["x"] / 100 * (length - 1)
         draw.line([(x, top + thick), (x, top + thick + 6)], SOFT, 2)
         draw.text((x, top + thick + 10), tick["text"], SOFT, font, anchor="ma")
-    more = f"bits a pixel; the most surprising has {most:.1f}"
+    more = f"bits of surprise at a pixel, given those above it and to its left; {most:.1f} at most"
     draw.text((left + length + GAP, top + thick / 2), more, SOFT, font, anchor="lm")
 
 
