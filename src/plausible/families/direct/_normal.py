@@ -17,6 +17,8 @@ import torch
 
 from plausible.families.direct._columns import LOG_SQRT_2PI
 
+AS_NUMBERS = 52  # columns up to which a pattern is a whole number in double precision
+
 
 def log_density(x: torch.Tensor, mean: torch.Tensor, cholesky: torch.Tensor) -> torch.Tensor:
     """log N(x; mean, L L') of complete rows: (n, D) -> (n,)."""
@@ -86,10 +88,20 @@ def moments(
 
 def _patterns(missing: torch.Tensor, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the patterns (P, D) of observed cells, that of each row (n,), and the factors of their S_oo (P, D, D)."""
-    kinds, which = torch.unique(missing, dim=0, return_inverse=True)
+    kinds, which = _distinct(missing)
     observed = (~kinds).to(covariance.dtype)
     padded = observed[:, :, None] * covariance * observed[:, None, :] + torch.diag_embed(1 - observed)
     return observed, which, torch.linalg.cholesky(padded)
+
+
+def _distinct(missing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distinct rows (P, D) of a mask (n, D), and which of them each row is (n,)."""
+    if missing.shape[1] > AS_NUMBERS:
+        return torch.unique(missing, dim=0, return_inverse=True)
+    number = missing.double() @ 2.0 ** torch.arange(missing.shape[1], dtype=torch.float64, device=missing.device)
+    numbers, which = torch.unique(number, return_inverse=True)  # ten times as fast as to compare rows
+    row = torch.zeros(len(numbers), dtype=torch.long, device=missing.device)
+    return missing[row.scatter_(0, which, torch.arange(len(missing), device=missing.device))], which
 
 
 def _spread(observed, shares, cholesky, covariance) -> torch.Tensor:
