@@ -423,6 +423,8 @@ def test_unusual_rows_are_ranked_by_models_without_them():
         found = anomaly.unusual(model, X)
         assert found.oddest(1)[0] == 7 and found.p_values[7] == pytest.approx(1 / 200)
         np.testing.assert_allclose(np.sort(found.p_values), np.arange(1, 201) / 200)
+        for members, judge in found.folds:
+            assert judge.model.seen_.found(judge.model.space_.encode(X[members]))[0] == 0
         blame = found.explain([7, 3])
         assert blame.values.shape == (2, 3) and blame.values[0].argmax() < 2
     with pytest.raises(DataError, match="background"):
@@ -459,6 +461,7 @@ def test_command_line(tmp_path, monkeypatch):
     assert len(out) == 50 and out["flagged"][4] and out["p_value"].min() == pytest.approx(1 / 201)
     assert out["to blame"][4].split()[0] in "ab"
     alone = run("new.csv", "--alpha", "0.02", "--show", "1", "--explain")
+    assert "a = 3.0 (+" in alone.output
     assert alone.exit_code == 0 and "1 of 50 examples flagged" in alone.output and "\n5 " in alone.output
     few = run("m.plausible", "new.csv", "--calibration", "clean.csv", "--alpha", "0.001")
     assert few.exit_code != 0

@@ -81,7 +81,10 @@ class Seen:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Seen:
         hashes = np.frombuffer(base64.b64decode(stored["hashes"], validate=True), dtype="<i8").astype(np.int64)
-        return cls(hashes, int(stored["n"]), int(stored["once"]), int(stored["twice"]), bool(stored["whole"]))
+        n, once, twice = (int(stored[key]) for key in ("n", "once", "twice"))
+        if not (0 < len(hashes) <= n and 0 <= once <= n and 0 <= twice <= n):
+            raise ValueError("the sketch of the rows of the fit has impossible counts")
+        return cls(hashes, n, once, twice, bool(stored["whole"]))
 
 
 def _keys(x: torch.Tensor) -> np.ndarray:

@@ -130,13 +130,15 @@ def _judged(model, data, calibration, background, score, alpha, seed, key) -> tu
 
     def blame(rows):
         own = None if contexts[0] is None else contexts[0].iloc[rows]
-        return _named(judge.explain(take(X, rows), context=own), rows)
+        part = take(X, rows)
+        return _named(judge.explain(part, context=own), rows, part)
 
     return found, blame
 
 
 def _compared(read, family, score, alpha, seed) -> tuple[Any, Any]:
     """Examples compared with each other: a line for each, and what names the cells to blame of some."""
+    from plausible.data import take
     from plausible.uses import anomaly
 
     estimator = None if family is None else registry.get(family)(random_state=seed, space=read.space)
@@ -146,7 +148,7 @@ def _compared(read, family, score, alpha, seed) -> tuple[Any, Any]:
         odd = anomaly.unusual(estimator, read.X, score=score, random_state=seed)
     say(f"score: {odd.label}, by a fit on the other examples")
     found = _lines(odd.scores, odd.p_values, odd.p_values <= alpha)
-    return found, lambda rows: _named(odd.explain(rows), rows)
+    return found, lambda rows: _named(odd.explain(rows), rows, take(read.X, rows))
 
 
 def _lines(scores: Any, p: Any, flagged: Any) -> Any:
@@ -156,12 +158,21 @@ def _lines(scores: Any, p: Any, flagged: Any) -> Any:
     return pd.DataFrame({"row": np.arange(1, len(p) + 1), "score": scores, "p_value": p, "flagged": flagged})
 
 
-def _named(blame: Any, rows: Any) -> Any:
+def _named(blame: Any, rows: Any, X: Any) -> Any:
+    """The cells to blame of examples X, worst first; of a table with their values."""
     import pandas as pd
 
     say(f"to blame: {blame.label}")
-    cells = [", ".join(f"{name} {value:+.2f}" for name, value in top if value > 0) for top in blame.top(CELLS)]
+    held = X.rename(columns=str).to_dict("records") if isinstance(X, pd.DataFrame) else [{}] * len(rows)
+    cells = [
+        ", ".join(_cell(name, own, value) for name, value in top if value > 0)
+        for top, own in zip(blame.top(CELLS), held, strict=True)
+    ]
     return pd.Series(cells, index=rows, dtype=object)
+
+
+def _cell(name: str, own: dict[str, Any], value: float) -> str:
+    return f"{name} = {own[name]} ({value:+.2f})" if name in own else f"{name} ({value:+.2f})"
 
 
 def _line(row: Any) -> tuple[str, ...]:
