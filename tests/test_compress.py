@@ -76,7 +76,7 @@ def of_table():
 
 
 def size_cases():
-    x = bits(3000, 1)
+    x = bits(2400, 1)
     table = pd.DataFrame(x.reshape(-1, 16)[:, :6]).set_axis(list("abcdef"), axis=1)
     strings = list(np.random.default_rng(0).permutation(WORDS * 30))
     text = " ".join(strings)
@@ -145,7 +145,7 @@ cells = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(cells, max_size=12), order=st.permutations(range(5)), single=st.booleans())
 def test_tables_come_back_to_the_bit(of_table, rows, order, single):
     columns = ["size", "visits", "kind", "grade", "paid"]
@@ -238,7 +238,7 @@ def test_context():
 # ------------------------------------------------------------------------------------------------- damage, refusals
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1), flip=st.integers(1, 255))
 def test_damage_is_detected(nade, at, flip):
     data = compress(nade, bits(20))

@@ -93,8 +93,8 @@ def decompress(model: Any, data: bytes, *, context: Any = None) -> Any:
     model_print, contents, (meta, mask, notes), payload = _taken_apart(bytes(data))
     if model_print != fingerprint(model):
         raise ReadError(
-            f"the data were compressed with another model (fingerprint {model_print.hex()}, this {type(model).__name__} "
-            f"has {fingerprint(model).hex()}); decompress them with that one"
+            f"the data were compressed with another model (its fingerprint is {model_print.hex()}, that of this "
+            f"{type(model).__name__} {fingerprint(model).hex()}); decompress them with that one"
         )
     n, versions, *more = json.loads(_expanded(meta))
     packed = prepared(model.space_, {"n": n, **(more[0] if more else {})}, mask)

@@ -58,9 +58,9 @@ class Cells:
 
     def __post_init__(self):
         columns = self.model.space_.columns
-        self.sizes = [c.n_levels if l is None else l.size for c, l in zip(columns, self.lattices, strict=True)]
+        self.sizes = [c.n_levels if own is None else own.size for c, own in zip(columns, self.lattices, strict=True)]
         # Levels that a head takes for numbers are the lattice 0 .. K-1.
-        self.numbers = [Lattice(0, s) if l is None else l for l, s in zip(self.lattices, self.sizes, strict=True)]
+        self.numbers = [own or Lattice(0, size) for own, size in zip(self.lattices, self.sizes, strict=True)]
 
     # ------------------------------------------------------------------------------------------- in model space
 

@@ -1,9 +1,8 @@
 """What a user hands over, as indices of cells and what is kept beside them; and the way back, to the bit.
 
 Kept beside the code: what the model has no place for (an unseen level, a fraction among integers, a string that is too
-long), where cells are missing, lengths, dtypes, names and order of columns, the lattice that the numbers of a column lie
-on. Not kept: an index of rows, which of None and NaN marked a missing cell, the sign of a zero, categories of a column
-that do not occur and that the model does not know.
+long), where cells are missing, lengths, dtypes, names and order of columns, the lattice that the numbers of a column
+lie on. Not kept: an index of rows, which of None and NaN marked a missing cell, the sign of a zero.
 """
 
 from __future__ import annotations
@@ -241,8 +240,8 @@ def _kept(value: Any, name: str) -> Any:
     value = plain(value)
     if not isinstance(value, str | int | float | bool):
         raise DataError(
-            f"column {name!r} holds {value!r}, which the model does not know and which cannot be written beside the code; "
-            "drop those rows"
+            f"column {name!r} holds {value!r}, which the model does not know and which cannot be written beside "
+            "the code; drop those rows"
         )
     return value
 
@@ -324,8 +323,9 @@ def lattice_of(codes: np.ndarray, name: str, step: float | None, dtype: Any = "f
         if nearly is None and den <= 1e6 and good.mean() > 1 - FEW:
             nearly = den
     if nearly is None:
+        example = float(x[np.argmax(x != np.round(x, 3))])
         raise DataError(
-            f"{name!r} holds reals such as {float(x[~(x == np.round(x, 3))][0] if (x != np.round(x, 3)).any() else x[0])!r} that are no multiples of any step; state the precision that is "
+            f"{name!r} holds reals such as {example!r} that are no multiples of any step; state the precision that is "
             f"enough (precision={{{name!r}: 0.001}}; on the command line --precision {name}=0.001)"
         )
     i = np.rint(codes * nearly)

@@ -227,7 +227,7 @@ def bits_back(walk: Walk, index: np.ndarray | None, coded: np.ndarray, payload: 
     Examples come off the stack in the opposite order; what is noted of a batch has running numbers of its own.
     """
     module, n = walk.module, len(coded)
-    writes, dims = index is not None, coded.shape[1]
+    writes = index is not None
     sizes, at = ([], 0) if writes else _sizes_in(payload)
     first = to_words(payload[at:]) if payload else _filler(module.latent)
     stack = Stack(first, Guard() if writes else Guard.of(notes), writes)

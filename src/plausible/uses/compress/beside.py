@@ -1,4 +1,4 @@
-"""What other lossless compressors make of the same examples: zlib, bz2, xz, zstd of their bytes, PNG, WebP of pictures."""
+"""What other lossless compressors make of the same examples: zlib, bz2, xz, zstd of bytes, PNG and WebP of pictures."""
 
 from __future__ import annotations
 
