@@ -289,7 +289,7 @@ def test_class_conditional(architecture):
     label = rng.integers(0, 2, 2000)
     images = (rng.random((2000, 3, 2)) < np.where(label, 0.8, 0.2)[:, None, None]).astype(np.uint8)
     names = np.array(["dark", "light"])[label]
-    model = pl.PixelRNN(architecture=architecture, epochs=8, **FAST).fit(images, context=names)
+    model = pl.PixelRNN(architecture=architecture, epochs=12, **FAST).fit(images, context=names)
     for name, share in (("dark", 0.2), ("light", 0.8)):
         assert model.sample(1000, context=[name], random_state=0).mean() == pytest.approx(share, abs=0.03)
     right = model.log_prob(images, context=names).mean()

@@ -89,7 +89,7 @@ def picture(X: Any, found: Any, space: Any) -> Any:
 
 
 def scale_of(bits: np.ndarray) -> Axis:
-    """A scale from tick to tick: not from zero where all pixels have many bits, and where those of reals are negative."""
+    """A scale from tick to tick: not from zero where all pixels have many bits, or reals fewer than none."""
     low, high = float(np.quantile(bits, 1 - SEEN)), float(np.quantile(bits, SEEN))
     ticks = Axis.over([low, max(high, low + 1e-9)], pad=0.0).ticks
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
