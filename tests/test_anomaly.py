@@ -266,6 +266,19 @@ def test_blame_in_order_adds_up_to_the_density():
         judge.explain(odd, "by magic")
 
 
+@pytest.mark.parametrize("layout", [(5, 4), (5, 4, 3), (3, 5, 4)])
+def test_blame_of_pixels_is_laid_out_as_they_are(layout):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 40, (400, *layout)).astype(np.uint8)
+    judge = anomaly.detector(pl.Independent(random_state=0).fit(X[:300]), X[300:])
+    place = tuple(k - 1 for k in layout)
+    odd = X[:2].copy()
+    odd[(1, *place)] = 255
+    found = judge.explain(odd)
+    assert found.values.shape == odd.shape and np.unravel_index(found.values[1].argmax(), layout) == place
+    assert found.top(1)[1][0][0] == str(list(place))
+
+
 def test_missing_cells_are_not_to_blame(judge):
     X = normals(5, 11)
     X[0, 1] = np.nan

@@ -69,10 +69,11 @@ def anomalies(
 ) -> None:
     """Find the examples that do not belong.
 
-    With MODEL and --calibration, an example is flagged if so few clean ones look as odd that at most the share alpha of
-    clean examples are. Without --calibration the examples of DATA are compared with each other: the oddest share alpha
-    of them is flagged, whether or not anything is wrong with it. Without MODEL each is judged by a fit on the others,
-    by default by the distance to its nearest neighbours.
+    With MODEL and --calibration at most the share alpha of clean examples is flagged.
+
+    Without --calibration the examples of DATA are compared with each other, and the oddest share alpha is flagged.
+
+    Without MODEL each is judged by a fit on the others: by default, by the distance to its nearest neighbours.
     """
     from plausible.uses.anomaly.conformal import check_alpha
 

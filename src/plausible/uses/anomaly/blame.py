@@ -37,7 +37,7 @@ class Blame:
     """How much each cell adds to the oddness of its example.
 
     Args:
-        values: (n, \\*shape), higher is odder; NaN where a cell is missing, or nothing can be told.
+        values: with the shape of X, higher is odder; NaN where a cell is missing, or nothing can be told.
         how: 'leave-one-out', 'in order' or 'replacement'.
         names: of the cells of one example, in the order of ``values.reshape(n, -1)``.
     """
@@ -96,8 +96,16 @@ def blame(detector: Any, X: Any, how: How | Literal["auto"], context: Any) -> Bl
         values = each(model, x, context) - np.nanmedian(each(model, reference, own), axis=0)
     if unheard is not None:
         values = np.where(unheard, np.inf, values)
-    names = tuple(c.name for c in space.columns)
-    return Blame(values.reshape(len(x), *space.shape), how, names)
+    return Blame(space.lay_out(values), how, _names(space))
+
+
+def _names(space: Any) -> tuple[str, ...]:
+    """A name for each cell, in the order of the user's arrays: pixels share theirs, so they have their place."""
+    cells = space.lay_out(np.arange(space.dims)[None])[0]
+    names = [space.columns[d].name for d in cells.ravel()]
+    if len(set(names)) < len(names):
+        names = [str(list(place)) for place in np.ndindex(cells.shape)]
+    return tuple(names)
 
 
 def ways(detector: Any) -> list[How]:

@@ -25,6 +25,7 @@ from sklearn.base import clone
 
 from plausible.data import take
 from plausible.errors import CapabilityError, DataError
+from plausible.randomness import seed_of
 from plausible.uses.anomaly.blame import Blame
 from plausible.uses.anomaly.detector import Detector, assembled
 from plausible.uses.anomaly.neighbours import Neighbours, space_for
@@ -219,7 +220,8 @@ class _Crossed:
         self.X, self.score, self.context, self.n = X, score, context, len(X)
         if folds < 2 or self.n < 2 * folds:
             raise DataError(f"{folds} folds need at least 2 of them and {2 * max(folds, 2)} rows, got {self.n} rows")
-        order = np.random.default_rng(random_state).permutation(self.n)
+        rng = np.random.default_rng(seed_of(random_state))
+        order, self.seed = rng.permutation(self.n), int(rng.integers(2**31))
         self.parts = [np.sort(part) for part in np.array_split(order, folds)]
         self.detectors: list[Detector] = []
 
@@ -229,7 +231,10 @@ class _Crossed:
         how = {} if self.context is None else {"context": self._context(rows)}
         if (weight[rows] != 1).any():
             how["sample_weight"] = weight[rows]
-        return clone(self.model).set_params(space=self.space).fit(take(self.X, rows), **how)
+        fresh = clone(self.model).set_params(space=self.space)
+        if "random_state" in fresh.get_params() and fresh.random_state is None:
+            fresh.set_params(random_state=self.seed)  # the same in every pass, so that the passes can come to rest
+        return fresh.fit(take(self.X, rows), **how)
 
     def scores(self, weight: np.ndarray) -> np.ndarray:
         """Score each row by a fit that has not seen its part: (n,)."""
