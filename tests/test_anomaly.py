@@ -476,6 +476,8 @@ def test_command_line(tmp_path, monkeypatch):
     alone = run("new.csv", "--alpha", "0.02", "--show", "1", "--explain")
     assert "a = 3.0 (+" in alone.output
     assert alone.exit_code == 0 and "1 of 50 examples flagged" in alone.output and "\n5 " in alone.output
+    together = run("m.plausible", "new.csv", "--show", "1")
+    assert together.exit_code == 0 and "compared with each other" in together.output and "\n5 " in together.output
     few = run("m.plausible", "new.csv", "--calibration", "clean.csv", "--alpha", "0.001")
     assert few.exit_code != 0
     assert run("m.plausible", "new.csv", "--calibration", "train.csv").exit_code != 0

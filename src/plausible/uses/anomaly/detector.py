@@ -78,6 +78,8 @@ def assembled(
     scorer = score_of(model, score, background, draws, seed)
     scores = _scored(model, scorer, calibration, context)
     weights = None if weight is None else _weights(weight, calibration, len(scores))
+    if weights is not None and not weights.any():
+        raise DataError("weight is zero for all calibration rows: none of them could be one of the clean rows to come")
     return Detector(model, scorer, codes, scores, context, weight, weights)
 
 
@@ -211,6 +213,6 @@ def _weights(weight: Callable[[Any], Any], X: Any, n: int | None) -> np.ndarray:
     found = np.asarray(weight(X), dtype=np.float64)
     if found.ndim != 1 or (n is not None and len(found) != n):
         raise DataError(f"weight must return one number for each of {n} examples, got shape {found.shape}")
-    if not (np.isfinite(found) & (found >= 0)).all() or not found.any():
-        raise DataError("weights must be finite, not negative, and not all zero")
+    if not (np.isfinite(found) & (found >= 0)).all():
+        raise DataError("weight must return finite numbers that are not negative")
     return found
