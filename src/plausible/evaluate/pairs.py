@@ -13,7 +13,7 @@ from plausible.evaluate.examples import as_json, joined
 from plausible.evaluate.report import _environment, _numeric, _shortened
 from plausible.space import Space
 
-BETWEEN = 1  # pixels between the two of a pair
+BETWEEN, APART = 1, 12  # pixels between the two of a pair (enlarged with them), and between pairs
 
 
 def picture(space: Space, made: Any, real: Any) -> bytes:
@@ -24,7 +24,7 @@ def picture(space: Space, made: Any, real: Any) -> bytes:
     left, right = both[: len(made)], both[len(made) :]
     line = np.full((*left.shape[:2], BETWEEN, *left.shape[3:]), 255, np.uint8)
     out = io.BytesIO()
-    Image.fromarray(grid(np.concatenate([left, line, right], 2))).save(out, "PNG")
+    Image.fromarray(grid(np.concatenate([left, line, right], 2), gap=APART)).save(out, "PNG")
     return out.getvalue()
 
 

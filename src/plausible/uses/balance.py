@@ -302,7 +302,9 @@ def _check(model, X, context, who, target, label, learner, scoring, repeats, tes
     names = {"the group": lambda m: m, OTHERS: lambda m: ~m, "all rows": lambda m: np.ones_like(m)}
     trained = ("real", "balanced by the model", "balanced by copies")
     scores = {name: {how: [] for how in trained} for name in names}
-    for r, (train, test) in enumerate(splits(2 * k + member, repeats, test_fraction, seed)):
+    strata = 2 * k + member  # as far as they are large enough, else the group alone
+    strata = strata if np.unique(strata, return_counts=True)[1].min() >= 4 else member.astype(int)
+    for r, (train, test) in enumerate(splits(strata, repeats, test_fraction, seed)):
         rows, c = X.iloc[train].reset_index(drop=True), None if context is None else context.iloc[train]
         c = None if c is None else c.reset_index(drop=True)
         own = clone(model).set_params(space=space).fit(_as_given(rows, space), context=c)

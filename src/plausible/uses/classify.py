@@ -240,6 +240,8 @@ def _contexts(model: Any, labels: Any) -> dict[Any, Mapping[str, Any]]:
         )
     if space.type != "table":
         raise CapabilityError(f"classes are a context of labels; the context of this model is {space.describe()}")
+    if space.type != "table":
+        raise DataError(f"classes need a context of labels; this {type(model).__name__} was fitted with {space.type}s")
     columns = space.columns
     if isinstance(labels, Mapping):
         return dict(labels)

@@ -171,7 +171,9 @@ def novelty(
     if _fingerprint(known) != model.fingerprint_:
         notes.append("the model was fitted on other rows than these training rows, or on these in another order")
     if len(kept) < LEAST_ROWS:
-        raise DataError(f"expected at least {LEAST_ROWS} held-out rows that are no training rows, got {len(kept)}")
+        raise DataError(
+            f"expected at least {LEAST_ROWS} held-out rows, got {len(unseen):,}, of which {overlap:,} are training rows"
+        )
     n = len(kept) if n is None else n
     if context is not None:
         context = take(context, kept[np.arange(n) % len(kept)])
@@ -212,7 +214,11 @@ def _unseen(known: torch.Tensor, unseen: torch.Tensor) -> tuple[np.ndarray, int,
     expected = (twins * len(hashes) + 1) / (len(hashes) + 2)
     said = f"{overlap:,} of {len(theirs):,} held-out rows are training rows"
     if binomtest(overlap, len(theirs), expected, alternative="greater").pvalue >= LEAK:
-        return np.arange(len(theirs)), overlap, [f"{said}, as many as training rows have twins ({twins:.1%})"]
+        return (
+            np.arange(len(theirs)),
+            overlap,
+            [f"{said}, no more than chance explains: {twins:.1%} of the training rows have a twin"],
+        )
     said += f", where {twins:.1%} of the training rows have a twin: they were not held out, and are left out here"
     warnings.warn(said, PlausibleWarning, stacklevel=3)
     return np.flatnonzero(~same), overlap, [said]
