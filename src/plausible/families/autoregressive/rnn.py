@@ -64,7 +64,7 @@ class _State:
 class _RNN(Sequential):
     """Legend: n examples, T steps, D dimensions, F features of a step, E inputs, H hidden units, P parameters."""
 
-    def __init__(self, space, event, n_context, cell, hidden, layers, within, components, dropout, reals):
+    def __init__(self, space, event, n_context, cell, hidden, layers, within, components, dropout, reals="normal"):
         super().__init__()
         self.dims, self.cell, self.hidden = space.dims, cell, hidden
         width = embedding_width(space, event, hidden)

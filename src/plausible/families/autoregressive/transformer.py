@@ -65,7 +65,7 @@ class _Transformer(Stepwise):
         attention_heads: int,
         components: int,
         dropout: float,
-        reals: str,
+        reals: str = "normal",
     ):
         super().__init__()
         self.dims, self._order = space.dims, list(order)

@@ -55,7 +55,9 @@ class _State:
 class _WaveNet(Sequential):
     """Legend: n examples, T steps, D dimensions, H channels, S channels of the skips, P parameters of a step."""
 
-    def __init__(self, space, event, n_context, channels, skips, layers, stacks, within, components, dropout, reals):
+    def __init__(
+        self, space, event, n_context, channels, skips, layers, stacks, within, components, dropout, reals="normal"
+    ):
         super().__init__()
         self.dims, self.channels, self.skips = space.dims, channels, skips
         self.steps = Steps(space, event, channels, skips, within, components, dropout, reals)
