@@ -60,13 +60,14 @@ def surprise(
         return
     with busy("scoring"):
         found = maps.surprising(fitted, X, n, context=context)
-    quoted = repr if fitted.space_.type == "text" else str
-    rows = [
-        [f"{v:.1f}" if name in ("bits", "usual") else quoted(v) if isinstance(v, str) else _short(v) for name, v in row]
-        for row in (list(zip(found.columns, r, strict=True)) for r in found.itertuples(index=False))
-    ]
+    rows = [[_short(*cell, fitted.space_.type) for cell in row.items()] for row in found.to_dict("records")]
     print(aligned([tuple(found.columns), *rows]))
 
 
-def _short(value: Any) -> str:
+def _short(name: str, value: Any, event: str) -> str:
+    """A cell of the table; characters with their quotes, so that spaces are seen."""
+    if name in ("bits", "usual"):
+        return f"{value:.1f}"
+    if event == "text" and name != "cell":
+        return repr(value) if isinstance(value, str) else str(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
