@@ -1,0 +1,97 @@
+"""`plausible impute` and `plausible query`: the files they write, the numbers they print, what they refuse."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import plausible as pl
+from plausible.cli import app
+from plausible.uses import query
+
+
+def run(*args) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of one command."""
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Tables with and without holes, images, texts, and a model of each."""
+    home, rng = tmp_path_factory.mktemp("given"), np.random.default_rng(0)
+    x = rng.normal(size=200)
+    table = pd.DataFrame({"x": x, "y": 2 * x + rng.normal(size=200), "kind": np.where(x > 0, "up", "down")})
+    pl.Mixture(n_components=2, random_state=0).fit(table).save(home / "rows.plausible")
+    table.mask(rng.random(table.shape) < 0.3).head(20).to_csv(home / "holes.csv", index=False)
+    top = rng.integers(0, 2, (200, 1, 4))
+    images = np.concatenate([top, top], 1).astype(np.uint8)  # the lower half repeats the upper
+    pl.Mixture(n_components=16, random_state=0).fit(images).save(home / "images.plausible")
+    np.save(home / "images.npy", np.concatenate([top, 0 * top], 1).astype(np.uint8)[:30])
+    np.save(home / "mask.npy", np.array([[False] * 4, [True] * 4]))
+    pl.Markov(random_state=0).fit(["abab", "baba", "ab", "ba"] * 9).save(home / "words.plausible")
+    (home / "words.txt").write_text("a_a_\n_b\n")
+    return home
+
+
+def test_impute_fills_the_holes_and_leaves_the_rest(folder, tmp_path):
+    holes = pd.read_csv(folder / "holes.csv")
+    code, _, err = run(
+        "impute", folder / "rows.plausible", folder / "holes.csv", "-o", tmp_path / "f.csv", "--draws", 3
+    )
+    assert code == 0, err
+    found = [pd.read_csv(tmp_path / f"f-{i}.csv") for i in (1, 2, 3)]
+    for filled in found:
+        assert filled.notna().all().all() and filled.where(holes.notna()).equals(holes)
+    assert not found[0].equals(found[1])
+    code, out, _ = run("impute", folder / "rows.plausible", folder / "holes.csv", "--how", "mean", "--seed", 0)
+    assert code == 0 and len(out.splitlines()) == 21
+
+
+def test_impute_images_through_a_mask(folder, tmp_path):
+    args = ("--mask", folder / "mask.npy", "-o", tmp_path / "full.npy", "--seed", 0)
+    code, _, err = run("impute", folder / "images.plausible", folder / "images.npy", *args)
+    assert code == 0, err
+    full, known = np.load(tmp_path / "full.npy"), np.load(folder / "images.npy")
+    assert (full[:, 0] == known[:, 0]).all() and (full[:, 1] == full[:, 0]).mean() > 0.9
+
+
+def test_impute_the_blanks_of_texts(folder):
+    code, out, err = run("impute", folder / "words.plausible", folder / "words.txt", "--blank", "_", "--method", "auto")
+    assert code == 0 and "exact draws" in err
+    assert re.fullmatch(r"a[ab]a[ab]\n[ab]b\n", out)
+
+
+def test_query_prints_what_python_says(folder):
+    model = pl.load(folder / "rows.plausible")
+    code, out, err = run(
+        "query", folder / "rows.plausible", "y > 1", "--given", "kind=up", "--mean", "x", "--quantile", "y=0.9"
+    )
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0] == f"P(y > 1) = {query.probability(model, 'y > 1', {'kind': 'up'})!r}" and "exact" in lines[0]
+    assert lines[1] == f"mean of x = {query.mean(model, 'x', {'kind': 'up'})!r}"
+    assert lines[2] == f"0.9 quantile of y = {query.quantile(model, 'y', 0.9, {'kind': 'up'})!r}"
+
+
+def test_mistakes(folder):
+    rows, holes = folder / "rows.plausible", folder / "holes.csv"
+    for args in (
+        ("query", rows),
+        ("query", rows, "y >"),
+        ("query", rows, "z > 1"),
+        ("query", rows, "y > 1", "--given", "kind=left"),
+        ("query", rows, "--quantile", "y"),
+        ("impute", rows, holes, "--draws", 3),
+        ("impute", rows, holes, "--how", "guess"),
+        ("impute", rows, holes, "--mask", folder / "none.png"),
+    ):
+        code, out, err = run(*args)
+        assert code == 2 and out == "" and err.splitlines()[-1].startswith("plausible: error: ")
