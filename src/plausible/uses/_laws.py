@@ -107,7 +107,7 @@ class Draws:
         values: of each column of a table, (n,).
         weight: (n,).
         size: how many independent draws they are worth.
-        method: 'draws', 'weighted draws' or 'chains'.
+        method: 'draws', 'weighted draws' or 'draws of chains'.
     """
 
     space: Any
@@ -121,7 +121,7 @@ class Draws:
         """The mean of numbers (n,) or (n, k), and its standard error."""
         value = self.weight @ x
         error = np.sqrt(self.weight**2 @ (x - value) ** 2)
-        if self.method == "chains":
+        if self.method == "draws of chains":
             error = error * math.sqrt(len(self.weight) / self.size)
         return (float(value), float(error)) if x.ndim == 1 else (value, error)
 
@@ -326,7 +326,7 @@ class Question:
         values = {k: values_of(self.space.columns[d], self._codes[:, d].cpu().numpy()) for k, d in places.items()}
         if self._log_w is None:
             size = self._chain_size if self.way == "chain" else float(n)
-            weight, method = np.full(n, 1 / n), "chains" if self.way == "chain" else "draws"
+            weight, method = np.full(n, 1 / n), "draws of chains" if self.way == "chain" else "draws"
             return Draws(self.space, self._codes, values, weight, size, method)
         if bool((self._log_w == -torch.inf).all()):
             raise DataError(

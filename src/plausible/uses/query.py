@@ -44,7 +44,7 @@ class Answer:
         value: a float; of several columns, a ``pandas.Series`` or ``DataFrame``.
         standard_error: in the same form; zero where exact.
         kind: 'exact' or 'estimate'.
-        method: 'enumeration', 'quadrature' or 'closed form'; 'draws', 'weighted draws' or 'chains'.
+        method: 'enumeration', 'quadrature' or 'closed form'; 'draws', 'weighted draws' or 'draws of chains'.
         draws: how many it is estimated from; zero where exact.
         effective_sample_size: how many independent draws these are worth.
     """
