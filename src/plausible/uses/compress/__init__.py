@@ -35,7 +35,8 @@ from plausible import registry
 from plausible.errors import ReadError
 from plausible.uses.compress._cells import Cells
 from plausible.uses.compress._coding import read_varint, varint
-from plausible.uses.compress._content import check, digest, pack, prepared, unpack
+from plausible.uses.compress._content import check, pack, prepared, unpack
+from plausible.uses.compress._digest import digest
 from plausible.uses.compress._routes import MOST_LANES, Walk, route_of
 
 MAGIC = b"PLSC"
