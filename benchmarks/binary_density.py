@@ -84,17 +84,20 @@ def debd(sets: list[str], models: list[str]) -> None:
     print(table(["set (D, n)", *models, "best by validation", "bar", "met", "published"], rows))
 
 
-def mnist(name: str, minutes: float, checkpoint: str | None, orderings: int, everything: bool) -> None:
+def mnist(given: argparse.Namespace) -> None:
     """Print a row."""
+    name, orderings, everything = given.mnist, given.orderings, given.all
     images = {
         part: np.load(DATA / "binarized_mnist" / f"{part}.npz", allow_pickle=False)["images"]
         for part in ("train", "valid", "test")
     }
     train = np.concatenate([images["train"], images["valid"]]) if everything else images["train"]
-    settings = {"budget": 60 * minutes, "validation_fraction": 2000 / len(train)} | MNIST[name]
-    if checkpoint is not None:
-        settings |= {"checkpoint": checkpoint, "resume": True}
+    settings = {"budget": 60 * given.minutes, "validation_fraction": 2000 / len(train)} | MNIST[name]
+    if given.checkpoint is not None:
+        settings |= {"checkpoint": given.checkpoint, "resume": True}
     model, seconds = fitted(name, train, **settings)
+    if given.save:
+        model.save(given.save)
     if orderings > 1:
         model.module_.orderings = orderings
     log_p = model.log_prob(images["test"])
@@ -103,11 +106,8 @@ def mnist(name: str, minutes: float, checkpoint: str | None, orderings: int, eve
     trained = f"{seconds / 60:.1f} min, {len(model.history_)} looks, kept {model.kept_epoch_} ({model.stopped_})"
     print(f"{machine()}\n")
     row = [name, f"{-log_p.mean():.2f} ± {error:.2f}", valid, f"{len(train):,}", orderings, trained, EXPECTED[name]]
-    print(
-        table(
-            ["fixed binarised MNIST", "test nats", "valid nats", "images", "orderings", "training", "published"], [row]
-        )
-    )
+    header = ["fixed binarised MNIST", "test nats", "valid nats", "images", "orderings", "training", "published"]
+    print(table(header, [row]))
 
 
 def main() -> None:
@@ -118,10 +118,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--all", action="store_true", help="train on the validation images of MNIST too")
     parser.add_argument("--checkpoint", help="of the run on MNIST; it goes on where it was")
+    parser.add_argument("--save", help="file for the model of MNIST")
     parser.add_argument("--orderings", type=int, default=1, help="averaged by OrderlessNADE on MNIST")
     given = parser.parse_args()
     if given.mnist:
-        mnist(given.mnist, given.minutes, given.checkpoint, given.orderings, given.all)
+        mnist(given)
     else:
         debd(given.sets, given.models)
 

@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1000)
     parser.add_argument("--examples", type=int, help="training images, all by default")
     parser.add_argument("--test", type=int, default=10_000, help="test images")
+    parser.add_argument("--save", help="file for the model")
     parser.add_argument("--history", action="store_true", help="print the held-out loss of every epoch")
     given = parser.parse_args()
     train, test = images(given.data)
@@ -83,6 +84,8 @@ def main() -> None:
         started = time.perf_counter()
         model.fit(train)
         fitted = time.perf_counter() - started
+        if given.save:
+            model.save(given.save)
         started = time.perf_counter()
         nats = -model.log_prob(test)
         scored = time.perf_counter() - started

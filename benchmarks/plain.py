@@ -27,7 +27,7 @@ def images(n: int) -> tuple[np.ndarray, np.ndarray, str]:
 
 
 def train(model: nn.Module, x: torch.Tensor, epochs: int, batch: int, rate: float = 1e-3) -> nn.Module:
-    """Minimise the mean of ``model.nll`` over floats x by a `DataLoader`, `Adam()` as it comes, float32, `loss.item()`."""
+    """Minimise the mean of ``model.nll`` over floats x: a `DataLoader`, `Adam()`, float32, `loss.item()`."""
     data = TensorDataset(x)
     loader = DataLoader(data, batch_size=batch, shuffle=True, generator=torch.Generator().manual_seed(0))
     optimiser = torch.optim.Adam(model.parameters(), lr=rate)
