@@ -57,6 +57,13 @@ def test_p_values_count(calibration, score):
     assert conformal.p_values(np.array([float(score)]), c, uniform=u)[0] == pytest.approx(smooth, abs=1e-12)
 
 
+def test_fewest_rows_are_not_one_too_many():
+    """1 / (1 / 49) is more than 49 in floating point."""
+    assert [conformal.fewest(1 / (k + 1)) for k in range(1, 2000)] == list(range(1, 2000))
+    with pytest.warns(PlausibleWarning, match="48"):
+        assert pl.AnomalyDetector(alpha=0.01, random_state=0).fit(normals(96, 0)).alpha_ == 1 / 49
+
+
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.sampled_from([0.5, 0.3, 0.1, 0.05, 1 / 3, 0.02]))
 def test_threshold_is_where_the_p_value_falls_to_alpha(calibration, alpha):
     c, s = np.array(calibration, float), np.arange(-1.0, 11.0)

@@ -71,8 +71,10 @@ def allowed(n: int, alpha: float) -> int:
 
 def fewest(alpha: float) -> int:
     """Return how many calibration rows make a p-value of `alpha` possible."""
-    n = math.ceil(1 / alpha) - 1
-    return n if 1 / (n + 1) <= alpha else n + 1
+    n = max(math.ceil(1 / alpha) - 2, 0)  # 1 / alpha may be a rounding error above what it is meant to be
+    while 1 / (n + 1) > alpha:
+        n += 1
+    return n
 
 
 def check_alpha(alpha: float) -> float:
