@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -244,6 +246,21 @@ def test_blanks_of_a_text(name):
     assert stats.chisquare(observed, truth / truth.sum() * 600, sum_check=False).pvalue > 1e-3
     with pytest.raises(DataError, match="no text of the model holds"):
         given.sample(model, ["a_"], blank="a")
+
+
+def test_the_rest_of_a_text_may_be_its_end():
+    """A string that is partly known may end behind what is known, and nowhere before."""
+    words = ["aba", "ba", "ab", "bb", "b", "bab"] * 20
+    model = pl.MADE(hidden=(16,), epochs=10, learning_rate=0.02, random_state=0).fit(words)
+    strings = [""] + ["".join(s) for n in (1, 2, 3) for s in product("ab", repeat=n)]
+    p = np.exp(model.log_prob(strings))
+    assert p.sum() == pytest.approx(1, abs=1e-6)
+    known = np.array([False, True, False])
+    found = given.log_prob(model, ["ab", "aba", "bb"], known, method="importance", random_state=0)
+    with_b = sum(v for s, v in zip(strings, p, strict=True) if s[1:2] == "b")
+    truth = np.log([p[strings.index(s)] / with_b for s in ("ab", "aba", "bb")])
+    assert np.all(np.abs(found.values - truth) < 5 * found.standard_error + 1e-6)
+    assert found.standard_error.max() < 0.2
 
 
 def test_several_fillings_and_their_mean():

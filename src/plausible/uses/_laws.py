@@ -22,8 +22,8 @@ from plausible.base import ROWS_AT_ONCE
 from plausible.errors import DataError
 from plausible.randomness import generator, seed_of
 from plausible.space import Column
+from plausible.uses import _parts as parts
 from plausible.uses import approximate, chains
-from plausible.uses import given as parts
 from plausible.uses.expression import Expression
 
 TOLERANCE = 1e-6  # by which the mass of a law may miss one, and a tail may count in a mean
@@ -146,16 +146,16 @@ class Question:
             self.x = torch.full((1, *self.space.shape), torch.nan, dtype=torch.float64, device=model._device())
         else:
             given = {k: [v] for k, v in given.items()} if isinstance(given, Mapping) else given
-            self.x = parts._parts(model, given, None, None)[0]
+            self.x = parts.codes_of(model, given, None, None)[0]
         if len(self.x) != 1:
             raise DataError(f"a question is about one partly known example, got {len(self.x)}")
         self.c = model._encode_context(context, 1)
         self.rng = generator(random_state, model._device())
         self.nothing_known = bool(self.x.isnan().all())
-        self.exactly = parts._has_marginals(model) and model.likelihood_kind_ == "exact" and self.space.type == "table"
+        self.exactly = parts.has_marginals(model) and model.likelihood_kind_ == "exact" and self.space.type == "table"
         self.base = 0.0
-        if parts._has_marginals(model) and not self.nothing_known:
-            self.base = float(parts._log_marginal(model, self.x, self.c)[0])
+        if parts.has_marginals(model) and not self.nothing_known:
+            self.base = float(parts.log_marginal(model, self.x, self.c)[0])
             if self.base == -math.inf:
                 raise DataError(f"what is given has probability zero under the model: nothing follows from {given}")
         self._log_w: torch.Tensor | None = None
@@ -164,7 +164,7 @@ class Question:
     @cached_property
     def way(self) -> str:
         """How the other columns are drawn."""
-        return "plain" if self.nothing_known else parts._way(self.model, self.x)
+        return "plain" if self.nothing_known else approximate.way(self.model, self.x)
 
     # ------------------------------------------------------------------------------------------------------- exact
 
@@ -176,7 +176,7 @@ class Question:
             return self.law([c.name for c in self.space.columns]) if alike else None
         cuts = {}
         for name in f.names:
-            if self.space.columns[parts._place(self.space, name)].kind == "real":
+            if self.space.columns[parts.place_of(self.space, name)].kind == "real":
                 cuts[name] = f.cuts(name)
                 if cuts[name] is None and not f.smooth(name):
                     return None
@@ -186,7 +186,7 @@ class Question:
         """The exact law of some columns, or None where there is no way to it."""
         if not self.exactly:
             return None
-        places = [parts._place(self.space, name) for name in names]
+        places = [parts.place_of(self.space, name) for name in names]
         columns = [self.space.columns[d] for d in places]
         known = self.x[0, places].tolist()
         wide = [i for i, c in enumerate(columns) if not c.levels and math.isnan(known[i])]
@@ -216,7 +216,7 @@ class Question:
             x = self.x.repeat(len(part), 1)
             x[:, places] = part
             c = None if self.c is None else self.c.expand(len(part), -1)
-            found.append((parts._log_marginal(self.model, x, c) - self.base).exp().nan_to_num(0.0))
+            found.append((parts.log_marginal(self.model, x, c) - self.base).exp().nan_to_num(0.0))
         return torch.cat(found).cpu().numpy()
 
     def _checked(self, law: Law) -> Law | None:
@@ -307,7 +307,7 @@ class Question:
             if not torch.allclose(two - one, one - zero, rtol=1e-9, atol=0):
                 return None
             mean, covariance = module.moments_given(self.model.transforms_(self.x, None)[0].flatten(1).double(), self.c)
-        places, scale = [parts._place(self.space, name) for name in names], one - zero
+        places, scale = [parts.place_of(self.space, name) for name in names], one - zero
         mean = torch.where(self.x.isnan(), mean * scale + zero, self.x)[0, places]
         covariance = (covariance[0] * scale[:, None] * scale)[places][:, places]
         return mean.cpu().numpy(), covariance.cpu().numpy()
@@ -322,7 +322,7 @@ class Question:
             self._codes = codes if self._codes is None else torch.cat([self._codes, codes])
             if log_w is not None:
                 self._log_w = log_w if self._log_w is None else torch.cat([self._log_w, log_w])
-        n, places = len(self._codes), {name: parts._place(self.space, name) for name in names or ()}
+        n, places = len(self._codes), {name: parts.place_of(self.space, name) for name in names or ()}
         values = {k: values_of(self.space.columns[d], self._codes[:, d].cpu().numpy()) for k, d in places.items()}
         if self._log_w is None:
             size = self._chain_size if self.way == "chain" else float(n)
@@ -366,7 +366,7 @@ class Question:
         return self.x.expand(n, *self.space.shape).clone()
 
     def _exact(self, n: int, holes: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-        return parts._exact(self.model, self._many(n), holes.expand(n, *self.space.shape), c, 1, self.rng)[0]
+        return parts.draw_exactly(self.model, self._many(n), holes.expand(n, *self.space.shape), c, 1, self.rng)[0]
 
     def _plain(self, n: int, c: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():

@@ -27,6 +27,7 @@ from plausible.base import ROWS_AT_ONCE
 from plausible.errors import CapabilityError, DataError, PlausibleWarning
 from plausible.randomness import seed_of, uniform
 from plausible.uses import chains
+from plausible.uses._parts import EXACTLY
 
 Method = Literal["exact", "importance", "chain"]
 PROPOSALS = 500  # for each example in a round
@@ -92,12 +93,20 @@ class LogProb:
         )
 
 
-def method_for(model: Any) -> Method:
-    """Return how a model that has no exact answer is asked.
+def way(model: Any, x: torch.Tensor) -> Method:
+    """Return the first method by which codes, with NaN where to draw, can be completed.
 
     Raises:
-        CapabilityError: it cannot be; the message says which families can.
+        CapabilityError: there is none; the message says which families have one.
     """
+    if model.traits.given in EXACTLY and model.likelihood_kind_ == "exact":
+        if model.traits.given == "exact" or hasattr(model.module_, "log_prob_given"):
+            return "exact"
+        try:
+            model.module_.require_order(x)
+            return "exact"
+        except DataError:
+            pass  # known cells come after unknown ones
     method: Method = "importance" if _proposes(model) else "chain"
     refuse(model, method)
     return method
@@ -116,7 +125,7 @@ def refuse(model: Any, method: Method) -> None:
             f"These families propose some: {', '.join(able)}"
         )
     if not (_proposes(model) if method == "importance" else _has_chain(model)):
-        exact = registry.capable(lambda f: f.traits.given in ("exact", "in_order"))
+        exact = registry.capable(lambda f: f.traits.given in EXACTLY)
         nearly = registry.capable(lambda f: f.traits.given == "approximate" or f.traits.density == "exact")
         density = {None: "not there", "lower_bound": "a lower bound", "upper_bound": "an upper bound"}
         raise CapabilityError(
@@ -150,7 +159,7 @@ def log_prob(
     nothing = torch.zeros_like(known)
     _, whole_size, whole = _weigh(model, x, nothing, c, 0, rng)
     part = torch.where(known, x, torch.nan)
-    _, size, marginal = _weigh(model, part, part.isnan(), c, 0, rng)
+    _, size, marginal = _weigh(model, part, _before_known(part), c, 0, rng)
     values = (whole[:, 0] - marginal[:, 0]).cpu().numpy()
     error = (whole[:, 1] + marginal[:, 1]).sqrt().cpu().numpy()
     return values, error, np.minimum(size, whole_size)
@@ -169,6 +178,13 @@ def propose(
         ended = (drawn == len(model.space_.columns[0].levels) - 1) & holes
         log_w = torch.where(ended.flatten(1).any(1), -torch.inf, log_w)
     return torch.where(holes, drawn, x), log_w
+
+
+def _before_known(x: torch.Tensor) -> torch.Tensor:
+    """Where codes are missing before a known one: of a text, where its end cannot be."""
+    known = ~x.flatten(1).isnan()
+    later = known.flip(1).cumsum(1).flip(1) > 0
+    return (later & ~known).reshape(x.shape)
 
 
 def _proposes(model: Any) -> bool:

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from plausible import sampling
 from plausible.errors import CapabilityError, DataError
 from plausible.randomness import generator, seed_of
-from plausible.uses.given import _as_mask, _with_all_columns
+from plausible.uses._parts import as_mask, with_all_columns
 
 STARTS = 20  # draws of the model, the likeliest of which begins a chain
 Method = Literal["nuts", "metropolis_hastings", "mala", "gibbs"]
@@ -92,10 +92,10 @@ class ModelTarget:
                 "such a cell at a known value"
             )
         if not isinstance(known, torch.Tensor):  # codes are as they are
-            known = model.space_.encode(_with_all_columns(model.space_, known))
+            known = model.space_.encode(with_all_columns(model.space_, known))
         x = known.double().to(model._device())
         if mask is not None:
-            x = torch.where(_as_mask(model.space_, mask, x), torch.nan, x)
+            x = torch.where(as_mask(model.space_, mask, x), torch.nan, x)
         if len(x) != 1:
             raise DataError(f"a chain is run on one partly known example, got {len(x)}; run one for each")
         return x

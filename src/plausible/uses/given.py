@@ -17,24 +17,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from plausible import registry
 from plausible.errors import CapabilityError, DataError
 from plausible.randomness import generator
+from plausible.uses import approximate
+from plausible.uses._parts import (
+    as_mask,
+    codes_of,
+    draw_exactly,
+    filled,
+    has_marginals,
+    is_names,
+    log_marginal,
+    log_prob_given,
+    need_exact,
+    need_marginals,
+    place_of,
+    refuse_impossible,
+    refuse_the_impossible,
+)
+from plausible.uses.approximate import Given, LogProb
 
-if TYPE_CHECKING:
-    from plausible.uses.approximate import Given, LogProb
-
-EXACTLY = ("exact", "in_order")
 Asked = Literal["exact", "auto", "importance", "chain"]
 MOST_COMBINATIONS = 1_000_000  # of the levels of the columns that `table` is asked for
 FOR_A_MEAN = 100  # draws that are averaged for how='mean'
-TRIES = 100  # at blanks, until none of them is drawn as the end of the text
 
 
 def sample(
@@ -111,7 +122,7 @@ def impute(
     if how not in ("draw", "likely", "mean"):
         raise DataError(f"how must be 'draw', 'likely' or 'mean', got {how!r}")
     check_is_fitted(model, "module_")
-    x, holes = _parts(model, X, mask, blank)
+    x, holes = codes_of(model, X, mask, blank)
     if len(x) and bool(holes.all()):
         raise DataError(
             "nothing is known in any of the examples, and nothing to go by; `sample` of the model draws new ones"
@@ -122,7 +133,7 @@ def impute(
     if how == "mean":
         drawn = _Drawn(model, X, n or FOR_A_MEAN, mask, blank, context, method, random_state)
         return drawn.labelled(model.space_.decode(drawn.average()))
-    _need_exact(model)
+    need_exact(model)
     c = model._encode_context(context, len(x))
     module = model._evaluator()
     if not hasattr(module, "likely_given"):
@@ -130,9 +141,9 @@ def impute(
             f"{type(model).__name__} does not know the most likely values of unknown cells; "
             "how='draw' draws them from p(unknown | known), how='mean' averages such draws"
         )
-    _refuse_the_impossible(model, x, c)
+    refuse_the_impossible(model, x, c)
     c = None if c is None else c.to(module.dtype)
-    return model.space_.decode(_filled(model, x, lambda z: module.likely_given(z, c), generator(0, model._device())))
+    return model.space_.decode(filled(model, x, lambda z: module.likely_given(z, c), generator(0, model._device())))
 
 
 def log_prob(
@@ -162,37 +173,37 @@ def log_prob(
         raise DataError(f"log_prob knows the methods 'exact', 'auto' and 'importance', got {method!r}")
     check_is_fitted(model, "module_")
     if method == "exact" and model.traits.given != "in_order":
-        _need_marginals(model)
+        need_marginals(model)
     x = model.space_.encode(X).double()
     c = model._encode_context(context, len(x))
-    if _is_names(given):
+    if is_names(given):
         known = torch.zeros(model.space_.shape, dtype=torch.bool)
-        known[[_place(model.space_, name) for name in given]] = True
+        known[[place_of(model.space_, name) for name in given]] = True
         known = known.expand(x.shape)
     else:
-        known = _as_mask(model.space_, given, x)
+        known = as_mask(model.space_, given, x)
     if method == "exact":
         return _exact_log_prob(model, x, known, c)
-    from plausible.uses import approximate
-
-    if method == "auto" and (_has_marginals(model) or _way(model, torch.where(known, x, torch.nan)) == "exact"):
+    if method == "auto" and (
+        has_marginals(model) or approximate.way(model, torch.where(known, x, torch.nan)) == "exact"
+    ):
         values = _exact_log_prob(model, x, known, c)
-        return approximate.LogProb(values, np.zeros(len(x)), "exact", np.full(len(x), np.inf))
+        return LogProb(values, np.zeros(len(x)), "exact", np.full(len(x), np.inf))
     approximate.refuse(model, "importance")
     x, known = x.to(model._device()), known.to(model._device())
     values, error, size = approximate.log_prob(model, x, known, c, generator(random_state, model._device()))
-    return approximate.LogProb(values, error, "estimate", size)
+    return LogProb(values, error, "estimate", size)
 
 
 def _exact_log_prob(model: Any, x: torch.Tensor, known: torch.Tensor, c: torch.Tensor | None) -> np.ndarray:
     if hasattr(model.module_, "log_prob_given"):
-        return _log_prob_given(model, x, known, c)
+        return log_prob_given(model, x, known, c)
     part = torch.where(known, x, torch.nan)
-    if not _has_marginals(model):
+    if not has_marginals(model):
         model.module_.require_order(part)
-    marginal = _log_marginal(model, part, c)
-    _refuse_impossible(marginal)
-    return (_log_marginal(model, x, c) - marginal).cpu().numpy()
+    marginal = log_marginal(model, part, c)
+    refuse_impossible(marginal)
+    return (log_marginal(model, x, c) - marginal).cpu().numpy()
 
 
 def table(model: Any, of: str | Sequence[str], given: Mapping[str, Any] | None = None, *, context: Any = None) -> Any:
@@ -214,9 +225,9 @@ def table(model: Any, of: str | Sequence[str], given: Mapping[str, Any] | None =
     import pandas as pd
 
     check_is_fitted(model, "module_")
-    _need_marginals(model)
+    need_marginals(model)
     space, names = model.space_, [of] if isinstance(of, str) else list(of)
-    places = [_place(space, name) for name in names]
+    places = [place_of(space, name) for name in names]
     columns = [space.columns[d] for d in places]
     for column in columns:
         if not column.levels:
@@ -230,12 +241,12 @@ def table(model: Any, of: str | Sequence[str], given: Mapping[str, Any] | None =
         raise DataError(f"the table has {size:,} entries; ask for fewer columns at a time")
     x = torch.full((size, space.dims), torch.nan, dtype=torch.float64)
     for name, value in (given or {}).items():
-        d = _place(space, name)
+        d = place_of(space, name)
         x[:, d] = float(space.columns[d].encode(pd.Series([value]).to_numpy(dtype=object))[0])
     combinations = list(product(*(range(c.n_levels) for c in columns)))
     x[:, places] = torch.tensor(combinations, dtype=torch.float64)
-    log_p = _log_marginal(model, x, model._encode_context(context, len(x)))
-    _refuse_impossible(log_p.logsumexp(0, keepdim=True))
+    log_p = log_marginal(model, x, model._encode_context(context, len(x)))
+    refuse_impossible(log_p.logsumexp(0, keepdim=True))
     levels = [[c.levels[k] for c, k in zip(columns, row, strict=True)] for row in combinations]
     index = pd.Index([row[0] for row in levels], name=names[0]) if len(names) == 1 else None
     index = pd.MultiIndex.from_tuples(map(tuple, levels), names=names) if index is None else index
@@ -251,21 +262,19 @@ class _Drawn:
     def __init__(
         self, model: Any, X: Any, n: int, mask: Any, blank: str | None, context: Any, method: Asked, seed: Any
     ):
-        from plausible.uses import approximate
-
         if method not in ("exact", "auto", "importance", "chain"):
             raise DataError(f"method must be 'exact', 'auto', 'importance' or 'chain', got {method!r}")
         check_is_fitted(model, "module_")
         self.space, self.asked = model.space_, method
-        self.x, self.holes = _parts(model, X, mask, blank)
+        self.x, self.holes = codes_of(model, X, mask, blank)
         if method == "exact":
-            _need_exact(model)
+            need_exact(model)
         c = model._encode_context(context, len(self.x))
         rng = generator(seed, model._device())
-        self.way = _way(model, self.x) if method == "auto" else method
+        self.way = approximate.way(model, self.x) if method == "auto" else method
         self.size, self.acceptance = np.full(len(self.x), np.inf), None
         if self.way == "exact":
-            self.codes = _exact(model, self.x, self.holes, c, n, rng)
+            self.codes = draw_exactly(model, self.x, self.holes, c, n, rng)
             return
         approximate.refuse(model, self.way)
         found = approximate.draw(model, self.x, self.holes, c, n, self.way, rng)
@@ -273,8 +282,6 @@ class _Drawn:
 
     def labelled(self, examples: Any) -> Any:
         """The examples, with how they were drawn unless that was asked for to be exact."""
-        from plausible.uses.approximate import Given
-
         return examples if self.asked == "exact" else Given(examples, self.way, self.size, self.acceptance)
 
     def average(self) -> torch.Tensor:
@@ -283,172 +290,3 @@ class _Drawn:
         levels = torch.tensor([bool(c.levels) for c in self.space.columns]).reshape(self.space.shape).to(drawn.device)
         found = torch.where(levels, drawn.nan_to_num(-1).mode(0).values, drawn.mean(0))
         return torch.where(self.holes, found, self.x)
-
-
-def _parts(model: Any, X: Any, mask: Any, blank: str | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return codes with NaN where to draw, and where that is. What follows the end of an example is no hole."""
-    space = model.space_
-    if blank is not None:
-        return _blanks(space, X, blank)
-    x = space.encode(_with_all_columns(space, X)).double().to(model._device())
-    if mask is not None:
-        x = torch.where(_as_mask(space, mask, x), torch.nan, x)
-    return x, x.isnan()
-
-
-def _blanks(space: Any, X: Any, blank: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if space.type != "text":
-        raise DataError(f"blank={blank!r} is of text, and the model is of {space.describe()}; use NaN or a mask")
-    levels = space.columns[0].levels
-    if space.unit != "character":
-        raise DataError(f"blanks stand for characters, and the model is one of {space.unit}s; fit one of characters")
-    if len(blank) != 1 or blank in levels:
-        raise DataError(f"blank must be one character that no text of the model holds, got {blank!r}")
-    strings = space.windows(X)
-    x = space.encode([s.replace(blank, levels[0]) for s in strings]).double()
-    holes = torch.tensor([[c == blank for c in s.ljust(space.length, levels[0])] for s in strings])
-    return torch.where(holes, torch.nan, x), holes
-
-
-def _need_exact(model: Any) -> None:
-    if model.traits.given not in EXACTLY:
-        raise CapabilityError(
-            f"{type(model).__name__} cannot draw a part of an example given the rest exactly; these families can: "
-            f"{', '.join(registry.capable(lambda f: f.traits.given in EXACTLY))}. "
-            "method='auto' approximates where that can be had"
-        )
-    if model.likelihood_kind_ != "exact":
-        raise CapabilityError(
-            f"the likelihood of this {type(model).__name__} is a bound, as its data are discrete and its density is "
-            "not; what it draws given a part would not be exact"
-        )
-
-
-def _way(model: Any, x: torch.Tensor) -> str:
-    """The first method that these codes, with NaN where to draw, can be completed by."""
-    if model.traits.given in EXACTLY and model.likelihood_kind_ == "exact":
-        if model.traits.given == "exact" or hasattr(model.module_, "log_prob_given"):
-            return "exact"
-        try:
-            model.module_.require_order(x)
-            return "exact"
-        except DataError:
-            pass  # known cells come after unknown ones
-    from plausible.uses import approximate
-
-    return approximate.method_for(model)
-
-
-def _exact(model: Any, x: torch.Tensor, holes: torch.Tensor, c: torch.Tensor | None, n: int, rng) -> list[torch.Tensor]:
-    """Draw n completions of codes, exactly."""
-    _refuse_the_impossible(model, x, c)
-    module = model._evaluator()
-    c = None if c is None else c.to(module.dtype)
-
-    def fill(part: torch.Tensor) -> torch.Tensor:
-        return _filled(model, part, lambda z: module.sample_given(z, c, rng=rng), rng)
-
-    if model.space_.type != "text" or not model.space_.end or torch.equal(holes, x.isnan()):
-        return [fill(x) for _ in range(n)]
-    end, draws = len(model.space_.columns[0].levels) - 1, []
-    for _ in range(n):  # a blank is a character, and not the end of the text
-        found, wrong = x, torch.ones(len(x), dtype=torch.bool, device=x.device)
-        for _ in range(TRIES):
-            found = torch.where(wrong[:, None], fill(x), found)
-            wrong = ((found == end) & holes).any(1)
-            if not wrong.any():
-                break
-        else:
-            raise DataError(f"in {TRIES} draws a blank of string {int(wrong.nonzero()[0])} was always the end of it")
-        draws.append(torch.where(holes, found, x))
-    return draws
-
-
-def _refuse_the_impossible(model: Any, x: torch.Tensor, c: torch.Tensor | None) -> None:
-    if _has_marginals(model):
-        _refuse_impossible(_log_marginal(model, x, c))
-
-
-def _filled(model: Any, x: torch.Tensor, fill: Any, rng: torch.Generator) -> torch.Tensor:
-    """Fill codes in model space, and put the known ones back."""
-    with torch.no_grad():
-        z, _ = model.transforms_(x, rng)
-        filled = model.transforms_.inverse(fill(z.double()).reshape(z.shape).double(), rng)
-    return torch.where(x.isnan(), filled, x)
-
-
-def _has_marginals(model: Any) -> bool:
-    return model.traits.missing or model.traits.marginals
-
-
-def _need_marginals(model: Any) -> None:
-    if not _has_marginals(model):
-        raise CapabilityError(
-            f"{type(model).__name__} cannot integrate unknown cells out; these families can: "
-            f"{', '.join(registry.capable(lambda f: f.traits.missing or f.traits.marginals))}"
-        )
-
-
-def _log_marginal(model: Any, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-    """log p of the known cells of codes (n, *shape): (n,)."""
-    with torch.no_grad():
-        return model._log_prob(model._evaluator(), x, c, None)
-
-
-def _log_prob_given(model: Any, x: torch.Tensor, known: torch.Tensor, c: torch.Tensor | None) -> np.ndarray:
-    """log p(rest | known) of codes (n, *shape) by a module that takes the known cells first: (n,)."""
-    module = model._evaluator()
-    with torch.no_grad():
-        z, terms = model.transforms_.each(x.to(model._device()))
-        known = known.to(z.device).flatten(1)
-        found = module.log_prob_given(z.flatten(1).to(module.dtype), known, None if c is None else c.to(module.dtype))
-        return (found.double() + torch.where(known, 0.0, terms.flatten(1)).sum(1)).cpu().numpy()
-
-
-def _refuse_impossible(log_p: torch.Tensor) -> None:
-    if bool((log_p == -torch.inf).any()):
-        row = int((log_p == -torch.inf).nonzero()[0])
-        raise DataError(f"what is known of example {row} has probability zero under the model: nothing follows from it")
-
-
-def _with_all_columns(space: Any, X: Any) -> Any:
-    """Add the columns of a table that X leaves out, as unknown."""
-    import pandas as pd
-
-    X = pd.DataFrame(X) if isinstance(X, Mapping) else X
-    if space.type != "table" or not isinstance(X, pd.DataFrame):
-        return X
-    have = {str(name) for name in X.columns}
-    unknown = have - set(space.names)
-    if unknown:
-        _place(space, sorted(unknown)[0])
-    X = X.assign(**{name: None for name in space.names if name not in have})
-    return X if space.array_dtype is None else X.rename(columns=str)[space.names]
-
-
-def _is_names(given: Any) -> bool:
-    return isinstance(given, (list, tuple, set)) and all(isinstance(name, str) for name in given)
-
-
-def _place(space: Any, name: str) -> int:
-    names = [c.name for c in space.columns]
-    if name not in names:
-        raise DataError(f"there is no column {name!r}; there are: {', '.join(names[:20])}")
-    return names.index(name)
-
-
-def _as_mask(space: Any, mask: Any, x: torch.Tensor) -> torch.Tensor:
-    """Return a user's mask, of one example or of all, in the shape of codes."""
-    mask = np.asarray(mask)
-    if mask.dtype != bool:
-        raise DataError(f"expected a mask of True and False, got {mask.dtype}")
-    if space.type == "image":
-        channels, height, width = space.shape
-        if space.layout == "HWC" and mask.shape[-1] == channels:
-            mask = np.moveaxis(mask, -1, -3)
-        elif mask.shape[-2:] == (height, width) and (mask.ndim == 2 or space.layout != "CHW"):
-            mask = mask[..., None, :, :]
-    try:
-        return torch.from_numpy(np.array(np.broadcast_to(mask, tuple(x.shape)))).to(x.device)
-    except ValueError:
-        raise DataError(f"a mask of shape {mask.shape} does not fit examples of shape {tuple(x.shape)}") from None

@@ -28,8 +28,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from plausible.errors import DataError
 from plausible.uses._laws import Draws, Question
+from plausible.uses._parts import place_of
 from plausible.uses.expression import Expression
-from plausible.uses.given import _place
 
 DRAWS = 10_000  # where no tolerance is asked for
 PILOT = 2_000  # where one is
@@ -257,7 +257,7 @@ def _columns_asked(model: Any, columns: Any, given: Any, settings: dict) -> tupl
         raise DataError("no column of the model holds numbers")
     names = numeric if columns is None else [columns] if isinstance(columns, str) else list(columns)
     for name in names:
-        _place(space, name)
+        place_of(space, name)
         if name not in numeric:
             raise DataError(f"column {name!r} holds words, not numbers; ask for the probability of one of them")
     limits = {"atol": settings.get("atol"), "max_draws": settings.get("max_draws", MOST_DRAWS)}
