@@ -47,6 +47,15 @@ def test_it_does_not_help_where_labels_are_noise():
         assert "did not help" in str(found)
 
 
+def test_a_dense_class_drawn_more_often_is_no_copying():
+    """Rows of a tight class are near to each other, drawn or real: distances are compared class by class."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(0, 3, size=(600, 2)), rng.normal(20, 0.1, size=(90, 2))])
+    y = np.repeat([0, 1], [600, 90])
+    found = augment(pl.Gaussian(), X, y, target="uniform", random_state=0, **QUICK)
+    assert found.copying.p_value > 0.01
+
+
 def test_copies_are_warned_of():
     rng = np.random.default_rng(0)
     y = np.arange(160) % 2

@@ -188,7 +188,7 @@ def _check(
 ) -> tuple[Utility, Novelty, Copying]:
     """Train with and without made-up examples on several splits."""
     names = ("real", "real + synthetic", "synthetic only")
-    scores, near = {name: [] for name in names}, None
+    scores, near, copied = {name: [] for name in names}, None, None
     for r, (train, test) in enumerate(splits(k, repeats, test_fraction, seed)):
         fewer = _rounded(wanted * len(train) / len(k), round(wanted.sum() * len(train) / len(k)))
         made, labels = _draw(model, space, take(X, train), k[train], fewer, seed + r)
@@ -205,5 +205,6 @@ def _check(
             scores[name].append(np.nan if alone else score(learner, scoring, fit, (unseen, k[test]))[0])
         if near is None:
             near = distances(unseen, real), distances(drawn, real)
+            copied = copying(near[1], near[0], labels, k[test])  # class by class: their shares may differ
     kept = {name: np.array(v) for name, v in scores.items() if not np.isnan(v).any()}
-    return Utility(scoring, kept, len(test) / len(train)), against(*near), copying(near[1], near[0])
+    return Utility(scoring, kept, len(test) / len(train)), against(*near), copied
