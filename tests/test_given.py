@@ -248,6 +248,18 @@ def test_blanks_of_a_text(name):
         given.sample(model, ["a_"], blank="a")
 
 
+def test_bounds_have_no_difference():
+    """Counts that are made real by noise have a bound on log p, and what is left of two bounds is none."""
+    X = pd.DataFrame(np.random.default_rng(0).poisson(30, size=(300, 2)), columns=["a", "b"])
+    model = pl.Gaussian(space={"a": "ordinal"}).fit(X)
+    assert model.likelihood_kind_ == "lower_bound"
+    for ask in (lambda: given.log_prob(model, X, ["a"]), lambda: given.log_prob(model, X, ["a"], method="auto")):
+        with pytest.raises(CapabilityError, match="bound"):
+            ask()
+    with pytest.raises(CapabilityError, match="bound"):
+        given.table(model, "a", {"b": 30})
+
+
 def test_the_rest_of_a_text_may_be_its_end():
     """A string that is partly known may end behind what is known, and nowhere before."""
     words = ["aba", "ba", "ab", "bb", "b", "bab"] * 20

@@ -43,6 +43,15 @@ def _blanks(space: Any, X: Any, blank: str) -> tuple[torch.Tensor, torch.Tensor]
     return torch.where(holes, torch.nan, x), holes
 
 
+def need_no_bound(model: Any) -> None:
+    """Refuse a model whose likelihood is a bound: what follows from a difference of two is neither."""
+    if model.likelihood_kind_ != "exact":
+        raise CapabilityError(
+            f"the likelihood of this {type(model).__name__} is a bound, as its data are discrete and its density is "
+            "not, or several codes stand for one text; an answer given a part would not be exact"
+        )
+
+
 def need_exact(model: Any) -> None:
     if model.traits.given not in EXACTLY:
         raise CapabilityError(
@@ -50,11 +59,7 @@ def need_exact(model: Any) -> None:
             f"{', '.join(registry.capable(lambda f: f.traits.given in EXACTLY))}. "
             "method='auto' approximates where that can be had"
         )
-    if model.likelihood_kind_ != "exact":
-        raise CapabilityError(
-            f"the likelihood of this {type(model).__name__} is a bound, as its data are discrete and its density is "
-            "not; what it draws given a part would not be exact"
-        )
+    need_no_bound(model)
 
 
 def draw_exactly(
@@ -102,11 +107,13 @@ def has_marginals(model: Any) -> bool:
 
 
 def need_marginals(model: Any) -> None:
+    """Refuse a model that cannot integrate cells out, exactly."""
     if not has_marginals(model):
         raise CapabilityError(
             f"{type(model).__name__} cannot integrate unknown cells out; these families can: "
             f"{', '.join(registry.capable(lambda f: f.traits.missing or f.traits.marginals))}"
         )
+    need_no_bound(model)
 
 
 def log_marginal(model: Any, x: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:

@@ -37,6 +37,7 @@ from plausible.uses._parts import (
     log_prob_given,
     need_exact,
     need_marginals,
+    need_no_bound,
     place_of,
     refuse_impossible,
     refuse_the_impossible,
@@ -166,14 +167,17 @@ def log_prob(
         a `LogProb` of these with their standard errors.
 
     Raises:
-        CapabilityError: the family cannot integrate cells out; the message says which can.
+        CapabilityError: the family cannot integrate cells out (the message says which can), or its density is a bound.
         DataError: what is known of some example has probability zero.
     """
     if method not in ("exact", "auto", "importance"):
         raise DataError(f"log_prob knows the methods 'exact', 'auto' and 'importance', got {method!r}")
     check_is_fitted(model, "module_")
-    if method == "exact" and model.traits.given != "in_order":
-        need_marginals(model)
+    if method == "exact":
+        if model.traits.given == "in_order":
+            need_no_bound(model)
+        else:
+            need_marginals(model)
     x = model.space_.encode(X).double()
     c = model._encode_context(context, len(x))
     if is_names(given):
@@ -184,9 +188,8 @@ def log_prob(
         known = as_mask(model.space_, given, x)
     if method == "exact":
         return _exact_log_prob(model, x, known, c)
-    if method == "auto" and (
-        has_marginals(model) or approximate.way(model, torch.where(known, x, torch.nan)) == "exact"
-    ):
+    summed = has_marginals(model) and model.likelihood_kind_ == "exact"
+    if method == "auto" and (summed or approximate.way(model, torch.where(known, x, torch.nan)) == "exact"):
         values = _exact_log_prob(model, x, known, c)
         return LogProb(values, np.zeros(len(x)), "exact", np.full(len(x), np.inf))
     approximate.refuse(model, "importance")
@@ -219,7 +222,7 @@ def table(model: Any, of: str | Sequence[str], given: Mapping[str, Any] | None =
         A ``pandas.Series`` of probabilities that sum to one, indexed by the levels.
 
     Raises:
-        CapabilityError: the family cannot integrate cells out; the message says which can.
+        CapabilityError: the family cannot integrate cells out (the message says which can), or its density is a bound.
         DataError: a column is unknown or has no levels, or `given` has probability zero.
     """
     import pandas as pd
