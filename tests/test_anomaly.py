@@ -19,7 +19,7 @@ from plausible import registry
 from plausible.data.seen import KEPT, Seen
 from plausible.errors import CapabilityError, DataError, PlausibleWarning
 from plausible.uses import anomaly
-from plausible.uses.anomaly import conformal
+from plausible.uses.anomaly import cleaning, conformal
 from plausible.uses.anomaly.codecs import nats
 
 COVARIANCE = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 4.0]])
@@ -421,6 +421,11 @@ def test_clean_fit_takes_the_outliers_out():
     assert 0 < lighter.gain < found.gain
     clean = anomaly.clean_fit(pl.Gaussian(), normals(600, 13), share=0.02)
     assert clean.gain < 0.1  # nothing much to gain where nothing is wrong
+
+
+def test_impossible_outliers_have_no_weight():
+    np.testing.assert_allclose(cleaning._down(np.array([3.0, np.inf, 4.0])), [1.0, 0.0, np.exp(-1)])
+    np.testing.assert_array_equal(cleaning._down(np.array([np.inf, np.inf])), [0.0, 0.0])
 
 
 def test_clean_fit_refuses():

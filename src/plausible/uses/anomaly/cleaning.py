@@ -184,12 +184,15 @@ def clean_fit(
         changed = len(set(outliers) - seen[-1]) if seen else k
         kept = np.setdiff1d(np.arange(crossed.n), outliers)
         passes.append({"changed": changed, "score of the others": float(scores[kept].mean())})
-        if frozenset(outliers) in seen:
+        if not changed:
             break
+        cycle = frozenset(outliers) in seen
         seen.append(frozenset(outliers))
         weight = np.ones(crossed.n)
-        weight[outliers] = 0.0 if how == "drop" else np.exp(scores[outliers].min() - scores[outliers])
+        weight[outliers] = 0.0 if how == "drop" else _down(scores[outliers])
         scores = crossed.scores(weight)
+        if cycle:
+            break
     import pandas as pd
 
     gains = first[kept] - scores[kept]
@@ -205,6 +208,13 @@ def clean_fit(
         gain=float(gains.mean()),
         gain_stderr=float(gains.std(ddof=1) / np.sqrt(len(gains))),
     )
+
+
+def _down(scores: np.ndarray) -> np.ndarray:
+    """p(x) / p(x of the likeliest) of outliers with these scores; of impossible ones nothing."""
+    weight, possible = np.zeros(len(scores)), np.isfinite(scores)
+    weight[possible] = np.exp(scores[possible].min(initial=np.inf) - scores[possible])
+    return weight
 
 
 class _Crossed:
