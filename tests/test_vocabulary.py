@@ -46,6 +46,14 @@ def ways(raw: bytes, tokens: tuple[bytes, ...]) -> list[list[int]]:
     return [[k, *rest] for k in first for rest in ways(raw[len(tokens[k]) :], tokens)]
 
 
+def test_tokens_that_all_begin_inside_a_character():
+    """Merges of (x, first byte of é) and (its second byte, that): only at its ends is the text between characters."""
+    vocabulary, text = BytePairs(((ord("x"), 0xC3), (0xA9, 256))), "xé" * 40
+    assert len(vocabulary.encode(text)) == 41
+    parts = vocabulary.windows(text, 8)
+    assert "".join(parts) == text and all(parts) and max(len(vocabulary.encode(p)) for p in parts) <= 8
+
+
 @pytest.fixture(scope="module")
 def whole():
     """Strings of at most four tokens; the columns are independent, so that all ways to cut a string have some mass."""

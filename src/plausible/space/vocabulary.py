@@ -220,14 +220,22 @@ def _cut(vocabulary: BytePairs, text: str, length: int) -> tuple[str, ...]:
     ends = list(accumulate((len(vocabulary.tokens[k]) for k in codes), initial=0))
     parts, first = [], 0
     while first < len(codes):
-        last = min(first + length, len(codes))
-        while last < len(codes) and raw[ends[last]] & 0xC0 == 0x80:  # inside a character
-            last -= 1
+        most = min(first + length, len(codes))
+        # Not inside a character; where all the tokens begin inside one, the part is too long, and is cut below.
+        places = (*range(most, first, -1), *range(most + 1, len(codes) + 1))
+        last = next(k for k in places if k == len(codes) or raw[ends[k]] & 0xC0 != 0x80)
         parts.append(raw[ends[first] : ends[last]].decode())
         first = last
     # What stands at the end of a part may be cut into other words than in the whole, and so be more tokens.
-    whole = (p if len(vocabulary.encode(p)) <= length else (p[: len(p) // 2], p[len(p) // 2 :]) for p in parts)
-    return tuple(p for part in whole for p in ([part] if isinstance(part, str) else part))
+    return tuple(p for part in parts for p in _halved(vocabulary, part, length))
+
+
+def _halved(vocabulary: BytePairs, text: str, length: int) -> list[str]:
+    """A text in parts of at most `length` codes; one character has no more than `SHORTEST`."""
+    if len(text) == 1 or len(vocabulary.encode(text)) <= length:
+        return [text]
+    half = len(text) // 2
+    return [*_halved(vocabulary, text[:half], length), *_halved(vocabulary, text[half:], length)]
 
 
 def _library() -> Any:
