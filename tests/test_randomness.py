@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from plausible.randomness import RowNoise, _mix, generator, normal, row_hash, seed_of, uniform
+from plausible.randomness import RowNoise, generator, mix, normal, row_hash, seed_of, uniform
 
 ROWS = torch.randn(2000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -83,7 +83,7 @@ def test_every_bit_of_a_row_flips_every_bit_of_its_hash():
     bits = torch.randint(-(2**62), 2**62, (4000,), generator=torch.Generator().manual_seed(0))
     places = 1 << torch.arange(63)
     for flip in places:
-        changed = _mix(bits) ^ _mix(bits ^ flip)
+        changed = mix(bits) ^ mix(bits ^ flip)
         share = ((changed[:, None] & places) != 0).double().mean(0)
         assert (share - 0.5).abs().max() < 8 * 0.5 / len(bits) ** 0.5
 

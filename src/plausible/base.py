@@ -150,7 +150,7 @@ class Generative(DensityMixin, BaseEstimator):
         train, held_out = _hold_out(len(x), self._held_out_share(), rng)
         chain, module = self._assemble(x[train], None if weight is None else weight[train], rng)
         everything = _events(chain, module, x, c, weight)
-        self.fingerprint_, self.seen_ = _fingerprint(x), Seen.of(x)
+        self.fingerprint_, self.seen_ = rows_fingerprint(x), Seen.of(x)
         history = self._train(module, everything.part(train), everything.part(held_out) if len(held_out) else None, rng)
         self._keep(chain, module, history)
 
@@ -170,7 +170,7 @@ class Generative(DensityMixin, BaseEstimator):
         def events(x):
             return _events(chain, module, x.to(self._device()), None, None)
 
-        self.fingerprint_, self.seen_ = _fingerprint(sample), Seen.of(sample)
+        self.fingerprint_, self.seen_ = rows_fingerprint(sample), Seen.of(sample)
         train = Chunks(lambda: map(events, codes), codes.n_train, events(sample))
         history = self._train(module, train, events(held_out) if len(held_out) else None, rng)
         self._keep(chain, module, history)
@@ -489,6 +489,6 @@ def _events(
     return Events(z if z.dtype == torch.uint8 else z.to(dtype), c, weight, None, dtype)
 
 
-def _fingerprint(x: torch.Tensor) -> str:
+def rows_fingerprint(x: torch.Tensor) -> str:
     """Return what tells one data set from another."""
     return hashlib.sha256(x.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]

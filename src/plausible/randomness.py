@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 # Multipliers of splitmix64 (Steele, Lea and Flood, 2014), as signed 64-bit integers.
-_GOLDEN, _MIX_1, _MIX_2 = (v - (1 << 64) for v in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+GOLDEN, _MIX_1, _MIX_2 = (v - (1 << 64) for v in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def seed_of(random_state: Any) -> int:
@@ -54,7 +54,7 @@ class RowNoise:
     """
 
     def __init__(self, x: torch.Tensor, seed: int = 0):
-        self.keys = _mix(row_hash(x) + _mix(torch.tensor(seed, dtype=torch.int64, device=x.device)))
+        self.keys = mix(row_hash(x) + mix(torch.tensor(seed, dtype=torch.int64, device=x.device)))
         self._calls = 0
 
     def uniform(self, shape: tuple[int, ...]) -> torch.Tensor:
@@ -63,9 +63,9 @@ class RowNoise:
         if n != len(self.keys):
             raise ValueError(f"expected noise for {len(self.keys)} rows, asked for {n}")
         self._calls += 1
-        salt = _mix(torch.tensor(self._calls, dtype=torch.int64, device=self.keys.device))
-        lane = torch.arange(1, width + 1, dtype=torch.int64, device=self.keys.device) * _GOLDEN
-        bits = _mix((self.keys ^ salt)[:, None] + lane)
+        salt = mix(torch.tensor(self._calls, dtype=torch.int64, device=self.keys.device))
+        lane = torch.arange(1, width + 1, dtype=torch.int64, device=self.keys.device) * GOLDEN
+        bits = mix((self.keys ^ salt)[:, None] + lane)
         return ((_shift(bits, 11).double() + 0.5) * 2.0**-53).reshape(shape)
 
 
@@ -96,11 +96,17 @@ def _shift(bits: torch.Tensor, by: int) -> torch.Tensor:
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
-def _mix(bits: torch.Tensor) -> torch.Tensor:
+def mix(bits: torch.Tensor) -> torch.Tensor:
     """The finaliser of splitmix64: every input bit flips every output bit with probability one half."""
     bits = (bits ^ _shift(bits, 30)) * _MIX_1
     bits = (bits ^ _shift(bits, 27)) * _MIX_2
     return bits ^ _shift(bits, 31)
+
+
+def hash_words(words: torch.Tensor) -> torch.Tensor:
+    """Hash each row of 64-bit words: (n, k) -> (n,) int64."""
+    lanes = torch.arange(1, words.shape[1] + 1, dtype=torch.int64, device=words.device) * GOLDEN
+    return mix(words + lanes).sum(1)  # the sum wraps, as wanted
 
 
 def row_hash(x: torch.Tensor) -> torch.Tensor:
@@ -108,5 +114,4 @@ def row_hash(x: torch.Tensor) -> torch.Tensor:
     flat = x.reshape(len(x), -1).double()
     flat = torch.where(flat == 0, 0.0, flat)  # -0.0 and 0.0 are equal rows
     flat = torch.where(flat.isnan(), torch.nan, flat)  # and so are the NaN of either sign
-    lanes = torch.arange(1, flat.shape[1] + 1, dtype=torch.int64, device=x.device) * _GOLDEN
-    return _mix(flat.view(torch.int64) + lanes).sum(1)  # the sum wraps, as wanted
+    return hash_words(flat.view(torch.int64))

@@ -203,9 +203,9 @@ def context_of(model: Any, path: str, names: list[str] | None = None) -> Any:
         whole = {c.name: dataclasses.replace(space, columns=(c,), shape=(1,)) for c in space.columns}
         return pd.DataFrame({name: read_like(path, one, key=name).iloc[:, 0] for name, one in whole.items()})
     if not names:
-        from plausible.data.read import _choose
+        from plausible.data.read import choose_array
 
-        names = [name for name in arrays if name != _choose(arrays, None)[0]] if arrays else []
+        names = [name for name in arrays if name != choose_array(arrays, None)[0]] if arrays else []
     if len(names) != 1:
         raise DataError(
             f"the model is of p(x | c), where c is {space.describe()}; say where that is: --context ARRAY of the .npz, "

@@ -231,7 +231,7 @@ def _load_array(path: Path, key: str | None) -> tuple[Any, tuple[str, ...]]:
         if isinstance(stored, np.ndarray):
             return _plain_array(stored), ()
         with stored:
-            name, notes = _choose(list(stored.files), key)
+            name, notes = choose_array(list(stored.files), key)
             return _plain_array(stored[name]), notes
     except ReadError:
         raise
@@ -244,7 +244,8 @@ def _load_array(path: Path, key: str | None) -> tuple[Any, tuple[str, ...]]:
         raise ReadError(f"this is no {path.suffix} file, or it is cut short ({err})") from None
 
 
-def _choose(names: list[str], key: str | None) -> tuple[str, tuple[str, ...]]:
+def choose_array(names: list[str], key: str | None) -> tuple[str, tuple[str, ...]]:
+    """Which array of an archive is the data, and what is to be said of that."""
     if not names:
         raise ReadError("the archive holds no arrays")
     if key is not None and key not in names:

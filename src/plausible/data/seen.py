@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from plausible.data.split import row_keys
-from plausible.randomness import _GOLDEN, _mix
+from plausible.randomness import hash_words
 
 KEPT = 4096  # hashes: 32 kB
 DEVIATIONS = 4.0
@@ -93,5 +93,4 @@ def _keys(x: torch.Tensor) -> np.ndarray:
         return row_keys(x).numpy()
     flat = x.reshape(len(x), -1).cpu()
     words = torch.nn.functional.pad(flat, (0, -flat.shape[1] % 8)).contiguous().view(torch.int64)
-    lanes = torch.arange(1, words.shape[1] + 1, dtype=torch.int64) * _GOLDEN
-    return torch.cat([_mix(part + lanes).sum(1) for part in words.split(2048)] or [lanes[:0]]).numpy()
+    return torch.cat([hash_words(part) for part in words.split(2048)]).numpy()

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from plausible.errors import DataError
-from plausible.randomness import _GOLDEN, _mix
+from plausible.randomness import GOLDEN, hash_words, mix
 from plausible.space import Clips, Text, infer
 
 BLOCK = 1 << 17  # values hashed at once: 1 MB, which stays in the cache (ten times faster than 32 MB)
@@ -108,8 +108,8 @@ def _by_hash(keys: torch.Tensor, test_fraction: float, seed: int) -> tuple[np.nd
     if len(distinct) == 1:
         raise DataError(f"all {n:,} examples are equal; there is nothing to hold out")
     if 2 * len(distinct) < n:
-        keys = _mix(keys + torch.from_numpy(_occurrence(copy_of)) * _GOLDEN)
-    hashed = _mix(keys ^ _mix(torch.tensor(seed, dtype=torch.int64)))
+        keys = mix(keys + torch.from_numpy(_occurrence(copy_of)) * GOLDEN)
+    hashed = mix(keys ^ mix(torch.tensor(seed, dtype=torch.int64)))
     unit = ((hashed >> 11) & ((1 << 53) - 1)).double().numpy() * 2.0**-53
     test = unit < test_fraction
     if test.sum() < n * test_fraction / 4 or n - test.sum() < n * (1 - test_fraction) / 4:
@@ -146,8 +146,8 @@ def row_keys(X: Any) -> torch.Tensor:
     """
     if isinstance(X, pd.DataFrame):
         total = torch.zeros(len(X), dtype=torch.int64)
-        for d, lane in enumerate(torch.arange(1, X.shape[1] + 1, dtype=torch.int64) * _GOLDEN):
-            total += _mix(_column_keys(X.iloc[:, d]) + lane)
+        for d, lane in enumerate(torch.arange(1, X.shape[1] + 1, dtype=torch.int64) * GOLDEN):
+            total += mix(_column_keys(X.iloc[:, d]) + lane)
         return total
     if isinstance(X, (list, tuple)) and all(isinstance(s, str) for s in X):
         return _string_keys(np.array(X, dtype=object))
@@ -159,8 +159,7 @@ def row_keys(X: Any) -> torch.Tensor:
         return row_keys(pd.DataFrame(values.reshape(len(values), -1)).infer_objects())
     flat = values.reshape(len(values), -1)
     step = max(1, BLOCK // max(1, flat.shape[1]))
-    lanes = torch.arange(1, flat.shape[1] + 1, dtype=torch.int64) * _GOLDEN
-    blocks = (_mix(_bits(flat[i : i + step]) + lanes).sum(1) for i in range(0, len(flat), step))
+    blocks = (hash_words(_bits(flat[i : i + step])) for i in range(0, len(flat), step))
     return torch.cat(list(blocks)) if len(flat) else torch.empty(0, dtype=torch.int64)
 
 

@@ -81,7 +81,7 @@ def as_text(X: Any, space: Space) -> str:
     if space.type == "text":
         several = not space.end or any("\n" in s for s in X)
         return f"\n{SEPARATOR}\n".join(X) + "\n" if several else "".join(f"{s}\n" for s in X)
-    return _frame(X, space).to_csv(index=False)
+    return as_frame(X, space).to_csv(index=False)
 
 
 def _packed(X: Any, suffix: str, space: Space, across: int | None) -> bytes:
@@ -95,17 +95,17 @@ def _packed(X: Any, suffix: str, space: Space, across: int | None) -> bytes:
     elif space.type == "audio":
         return sounds.packed(X, space.rate, suffix)
     elif suffix == ".parquet":
-        _frame(X, space).to_parquet(out, index=False)
+        as_frame(X, space).to_parquet(out, index=False)
     elif suffix == ".jsonl":
-        return _frame(X, space).to_json(orient="records", lines=True, force_ascii=False, date_format="iso").encode()
+        return as_frame(X, space).to_json(orient="records", lines=True, force_ascii=False, date_format="iso").encode()
     elif suffix == ".txt":
         return as_text(X, space).encode()
     else:
-        return _frame(X, space).to_csv(index=False, sep="\t" if suffix == ".tsv" else ",").encode()
+        return as_frame(X, space).to_csv(index=False, sep="\t" if suffix == ".tsv" else ",").encode()
     return out.getvalue()
 
 
-def _frame(X: Any, space: Space) -> Any:
+def as_frame(X: Any, space: Space) -> Any:
     """Examples as a DataFrame: a row each, or of a series a row for each step of each window."""
     import pandas as pd
 

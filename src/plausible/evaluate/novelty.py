@@ -157,7 +157,7 @@ def data_copying(
     n_cells = min(max(len(held_out) // 50, 1), 10) if cells is None else cells
     if n_cells < 1:
         raise DataError(f"cells must be at least 1, got {cells!r}")
-    own, theirs = _cells(train, n_cells, random_state, samples, held_out)
+    own, theirs = cells_of(train, n_cells, random_state, samples, held_out)
     return copying(made, real, own, theirs)
 
 
@@ -193,7 +193,7 @@ def _rank_test(made: np.ndarray, real: np.ndarray) -> tuple[float, float]:
     return (u - n * m / 2) / math.sqrt(variance) if variance > 0 else 0.0, u / (n * m)
 
 
-def _cells(train: np.ndarray, n_cells: int, seed: int | None, *sets: np.ndarray) -> list[np.ndarray]:
+def cells_of(train: np.ndarray, n_cells: int, seed: int | None, *sets: np.ndarray) -> list[np.ndarray]:
     """The cell of k-means on the training rows in which each row of each set lies."""
     if n_cells == 1:
         return [np.zeros(len(x), int) for x in sets]

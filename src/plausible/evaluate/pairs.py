@@ -10,7 +10,7 @@ import numpy as np
 from plausible.data.write import grid, pixels
 from plausible.evaluate import drawing, wording
 from plausible.evaluate.examples import as_json, joined
-from plausible.evaluate.report import _environment, _numeric, _shortened
+from plausible.evaluate.report import environment, numeric, shortened
 from plausible.space import Space
 
 BETWEEN, APART = 1, 12  # pixels between the two of a pair (enlarged with them), and between pairs
@@ -39,7 +39,7 @@ def page(found: Any, n: int) -> str:
         ("further off than a held-out row", wording.percent(test.further), wording.percent(0.5)),
     ]
     return (
-        _environment()
+        environment()
         .get_template("novelty.html")
         .render(
             verdict=found.verdict,
@@ -62,10 +62,10 @@ def _shown(space: Space, made: Any, real: Any, distance: list[float]) -> dict:
     elif both["type"] == "table":
         items = both["rows"]
     elif both["type"] == "text":
-        items = [_shortened(s) for s in both["strings"]]
+        items = [shortened(s) for s in both["strings"]]
     else:
         ranges = drawing.series_range(both)
         items = [drawing.sparkline(window, ranges) for window in both["values"]]
     pairs = list(zip(items[: len(distance)], items[len(distance) :], distance, strict=True))
     columns = both.get("columns", [])
-    return {"type": both["type"], "columns": columns, "numeric": _numeric(items) if columns else [], "pairs": pairs}
+    return {"type": both["type"], "columns": columns, "numeric": numeric(items) if columns else [], "pairs": pairs}

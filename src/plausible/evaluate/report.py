@@ -124,11 +124,12 @@ def _checked(comparison: dict) -> dict:
 
 
 def _page(data: dict) -> str:
-    return _environment().get_template("report.html").render(_view(data))
+    return environment().get_template("report.html").render(_view(data))
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The templates of the pages, and what they call."""
     folder = resources.files("plausible.evaluate") / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
@@ -252,10 +253,10 @@ class _Pictures:
             return sheet and {"type": "image", "sheet": sheet}
         if found["type"] == "table":
             rows = found["rows"][:SHOWN_TABLE_ROWS]
-            return rows and {"type": "table", "columns": found["columns"], "rows": rows, "numeric": _numeric(rows)}
+            return rows and {"type": "table", "columns": found["columns"], "rows": rows, "numeric": numeric(rows)}
         if found["type"] == "text":
             strings = found["strings"][:SHOWN_STRINGS]
-            return strings and {"type": "text", "strings": [_shortened(s) for s in strings]}
+            return strings and {"type": "text", "strings": [shortened(s) for s in strings]}
         windows = found["values"][:SHOWN_WINDOWS]
         ranges = self.ranges or drawing.series_range(found)
         return windows and {"type": "series", "lines": [drawing.sparkline(w, ranges) for w in windows]}
@@ -279,20 +280,21 @@ class _Pictures:
         if examples["type"] == "table":
             rows = examples["rows"][: len(scores)]
             pairs = list(zip(rows, scores[: len(rows)], strict=True))
-            return {"type": "table", "columns": examples["columns"], "items": pairs, "numeric": _numeric(rows)}
+            return {"type": "table", "columns": examples["columns"], "items": pairs, "numeric": numeric(rows)}
         if examples["type"] == "text":
-            strings = [_shortened(s) for s in examples["strings"][: len(scores)]]
+            strings = [shortened(s) for s in examples["strings"][: len(scores)]]
             return {"type": "text", "items": list(zip(strings, scores[: len(strings)], strict=True))}
         ranges = self.ranges or drawing.series_range(examples)
         lines = [drawing.sparkline(w, ranges) for w in examples["values"][: len(scores)]]
         return {"type": "series", "items": list(zip(lines, scores[: len(lines)], strict=True))}
 
 
-def _numeric(rows: list[list]) -> list[bool]:
+def numeric(rows: list[list]) -> list[bool]:
     """Which columns hold nothing but numbers, and are set to the right."""
     columns = zip(*rows, strict=True)
     return [all(v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in c) for c in columns]
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A string as a page shows it."""
     return text if len(text) <= LONGEST_STRING else text[: LONGEST_STRING - 1] + "…"

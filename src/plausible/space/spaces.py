@@ -31,9 +31,7 @@ class Space:
 
     type: ClassVar[str] = "vector"
     unit: ClassVar[str] = "dimension"
-    one_code: ClassVar[bool] = (
-        True  # whether an example has but one code; an exact density of codes is a bound if not
-    )
+    one_code: ClassVar[bool] = True  # whether an example has but one code; an exact density of codes is a bound if not
     ragged: ClassVar[bool] = False  # whether an example may end early; what follows its end is NaN, not observed
 
     @property

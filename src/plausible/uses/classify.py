@@ -83,7 +83,7 @@ class BayesClassifier(ClassifierMixin, BaseEstimator):
             CapabilityError: the model has no density.
             DataError: X and y do not fit together, or the prior is none.
         """
-        _need_density(self.model)
+        need_density(self.model)
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         space = infer(X, self.model.space)  # of all classes together, so that they agree on columns and levels
@@ -155,7 +155,7 @@ class BayesClassifier(ClassifierMixin, BaseEstimator):
         """Return log p(x) = log sum_c p(x, c) of each example, or log p(x, y) if labels are given: nats, (n,)."""
         joint = self.joint_log_prob(X)
         if y is None:
-            return _logsumexp(joint)
+            return log_evidence(joint)
         y = np.asarray(y)
         place = np.searchsorted(self.classes_, y).clip(0, len(self.classes_) - 1)
         if y.shape != (len(joint),) or (self.classes_[place] != y).any():
@@ -210,7 +210,7 @@ def classify(
         array([[1., 0.]])
     """
     check_is_fitted(model, "module_")
-    _need_density(model)
+    need_density(model)
     contexts = _contexts(model, labels)
     classes = np.array(list(contexts))
     order = np.argsort(classes, kind="stable")
@@ -240,8 +240,6 @@ def _contexts(model: Any, labels: Any) -> dict[Any, Mapping[str, Any]]:
         )
     if space.type != "table":
         raise CapabilityError(f"classes are a context of labels; the context of this model is {space.describe()}")
-    if space.type != "table":
-        raise DataError(f"classes need a context of labels; this {type(model).__name__} was fitted with {space.type}s")
     columns = space.columns
     if isinstance(labels, Mapping):
         return dict(labels)
@@ -270,7 +268,8 @@ def _frame(model: Any, contexts: list[Mapping[str, Any]]) -> Any:
     return frame
 
 
-def _need_density(model: Any) -> None:
+def need_density(model: Any) -> None:
+    """Refuse a model that Bayes' rule cannot be asked of."""
     if not model.traits.density:
         others = registry.capable(lambda f: f.traits.density)
         raise CapabilityError(
@@ -282,10 +281,11 @@ def _need_density(model: Any) -> None:
 def log_posterior(joint: np.ndarray, log_prior: np.ndarray) -> np.ndarray:
     """Return log p(c | x) from log p(x, c) (n, K); where no class finds x possible, log p(c)."""
     joint = np.where(np.isneginf(joint).all(1, keepdims=True), log_prior, joint)
-    return joint - _logsumexp(joint)[:, None]
+    return joint - log_evidence(joint)[:, None]
 
 
-def _logsumexp(joint: np.ndarray) -> np.ndarray:
+def log_evidence(joint: np.ndarray) -> np.ndarray:
+    """Return log p(x) from log p(x, c) (n, K)."""
     from scipy.special import logsumexp
 
     return logsumexp(joint, axis=1)

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from plausible.base import _fingerprint
+from plausible.base import rows_fingerprint
 from plausible.data import take
 from plausible.errors import DataError, PlausibleWarning
-from plausible.evaluate.novelty import Copying, Novelty, _cells, against, copying, nearest
+from plausible.evaluate.novelty import Copying, Novelty, against, cells_of, copying, nearest
 from plausible.evaluate.two_sample import features
 from plausible.randomness import generator, row_hash, seed_of
 from plausible.space import Space
@@ -168,7 +168,7 @@ def novelty(
     space, rng = model.space_, generator(random_state)
     known, unseen = space.encode(train), space.encode(held_out)
     kept, overlap, notes = _unseen(known, unseen)
-    if _fingerprint(known) != model.fingerprint_:
+    if rows_fingerprint(known) != model.fingerprint_:
         notes.append("the model was fitted on other rows than these training rows, or on these in another order")
     if len(kept) < LEAST_ROWS:
         raise DataError(
@@ -182,7 +182,7 @@ def novelty(
     made = _with_holes(made, unseen[kept], seed_of(rng)) if missing and not space.ragged else made
     x, real, rows = (features(space, codes, real=known) for codes in (made, unseen[kept], known))
     (distance, index), (yardstick, _) = nearest(x, rows), nearest(real, rows)
-    cells = _cells(rows, min(max(len(kept) // 50, 1), 10), seed_of(rng) % 2**32, x, real)
+    cells = cells_of(rows, min(max(len(kept) // 50, 1), 10), seed_of(rng) % 2**32, x, real)
     return Memory(
         summary=against(yardstick, distance),
         copying=copying(distance, yardstick, *cells),

@@ -27,7 +27,7 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d
 from plausible.errors import DataError
 from plausible.space import infer
 from plausible.uses.class_models import fit_classes
-from plausible.uses.classify import BayesClassifier, _logsumexp, _need_density, log_posterior
+from plausible.uses.classify import BayesClassifier, log_evidence, log_posterior, need_density
 
 UNLABELLED = -1  # scikit-learn's mark
 LEAST = 1e-12  # shares of an example that are smaller are not fitted
@@ -90,7 +90,7 @@ class SemiSupervisedClassifier(BayesClassifier):
             CapabilityError: the model has no density.
             DataError: X and y do not fit together, a setting is out of range, or a class has too few labels to start.
         """
-        _need_density(self.model)
+        need_density(self.model)
         self._check()
         space = infer(X, self.model.space)
         k = self._classes(y, len(space.encode(X)))
@@ -163,5 +163,5 @@ class SemiSupervisedClassifier(BayesClassifier):
     def _objective(self, joint: np.ndarray, k: np.ndarray, weight: np.ndarray) -> float:
         known = k >= 0
         labelled = (weight[known] * joint[known, k[known]]).sum()
-        rest = weight[~known] * _logsumexp(joint[~known])
+        rest = weight[~known] * log_evidence(joint[~known])
         return float(labelled + self.unlabelled_weight * rest[weight[~known] > 0].sum())

@@ -188,7 +188,7 @@ def _write(X: Any, more: dict[str, Any], path: Path, space: Any, after: int | No
     """Write examples with more columns; the first of these stands at `after`, the others at the end."""
     import numpy as np
 
-    from plausible.data.write import _frame, write
+    from plausible.data.write import as_frame, write
     from plausible.training.checkpoint import write_atomically
 
     if path.suffix == ".npz":
@@ -196,7 +196,7 @@ def _write(X: Any, more: dict[str, Any], path: Path, space: Any, after: int | No
         np.savez_compressed(out, X=np.asarray(X), **{name: np.asarray(values) for name, values in more.items()})
         write_atomically(path, out.getvalue())
     else:
-        frame = _frame(X, space).reset_index(drop=True)
+        frame = as_frame(X, space).reset_index(drop=True)
         for i, (name, values) in enumerate(more.items()):
             frame.insert(after if i == 0 and after is not None else frame.shape[1], name, values)
         write(frame, path, space)
