@@ -82,6 +82,8 @@ def compare(
     data = _data(X, space)
     settings = {"space": data.space, "random_state": seed}
     if context is not None:
+        if isinstance(data.X, str) or len(context) != len(data.X):
+            raise DataError(f"expected a context with a row for each of {len(data)} examples, got {len(context)}")
         settings["context_space"] = infer_context(context, context_space)
     candidates = _candidates(_names(context) if models is None else models, settings)
     task = _prepare(data, context, test_fraction, seed, n_samples, importance_samples)
@@ -121,8 +123,6 @@ def _prepare(
     train, test = split(data, test_fraction=test_fraction, seed=seed)
     parts, contexts = [take(data.X, i) for i in (train, test)], [None, None]
     if context is not None:
-        if isinstance(data.X, str) or len(context) != len(data.X):
-            raise DataError(f"expected a context with a row for each of {len(data)} examples, got {len(context)}")
         contexts = [take(context, i) for i in (train, test)]
     if isinstance(data.space, (Text, Audio)):
         parts = [data.space.windows(part) for part in parts]
