@@ -135,7 +135,7 @@ class Cells:
             cumulative = below(edges)
             mass = cumulative[:, -1] - cumulative[:, 0]
             told = coder.guard.round(mass / LITTLE, FINEST / LITTLE) >= 1
-            share[told] = ((cumulative - cumulative[:, :1]) / mass[:, None])[told]
+            share[told] = (cumulative[told] - cumulative[told, :1]) / mass[told, None]
             tolerance = FINEST / np.maximum(mass, LITTLE)[:, None]
             frequencies = coder.guard.frequencies(np.clip(share[:, 1:-1], 0, 1), tolerance)
             frequencies[edges[:, 1:] == edges[:, :-1]] = NEVER
