@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,9 +100,9 @@ def anomalies(
     if len(shown):
         print(aligned([tuple(found.columns), *(_line(found.loc[i]) for i in shown)]))
     if target is not None:
-        text = io.StringIO()
-        found.to_csv(text, index=False)
-        target.write_text(text.getvalue())
+        from plausible.training.checkpoint import write_atomically
+
+        write_atomically(target, found.to_csv(index=False).encode())
         say(f"Wrote {target}")
 
 

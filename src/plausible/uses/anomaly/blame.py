@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from plausible.data import take
 from plausible.errors import CapabilityError, DataError
 from plausible.uses.anomaly.unheard import tamed
 
@@ -126,10 +127,7 @@ def _reference(detector: Any) -> tuple[torch.Tensor, Any]:
     """Some calibration rows, evenly spread, and their context."""
     n = min(max(EVALUATIONS // max(detector.model.space_.dims, 1), FEWEST), MOST, detector.n)
     rows = np.linspace(0, detector.n - 1, n).round().astype(int)
-    context = detector.context
-    if context is not None:
-        context = context.iloc[rows] if hasattr(context, "iloc") else np.asarray(context)[rows]
-    return detector.codes[rows], context
+    return detector.codes[rows], None if detector.context is None else take(detector.context, rows)
 
 
 def _left_out(model: Any, x: torch.Tensor, context: Any) -> np.ndarray:

@@ -238,7 +238,7 @@ class _Crossed:
     def fit(self, rows: np.ndarray, weight: np.ndarray) -> Any:
         """Fit to those of the rows that have weight."""
         rows = rows[weight[rows] > 0]
-        how = {} if self.context is None else {"context": self._context(rows)}
+        how = {} if self.context is None else {"context": take(self.context, rows)}
         if (weight[rows] != 1).any():
             how["sample_weight"] = weight[rows]
         fresh = clone(self.model).set_params(space=self.space)
@@ -252,11 +252,8 @@ class _Crossed:
         self.detectors = []
         for part in self.parts:
             fitted = self.fit(np.setdiff1d(np.arange(self.n), part), weight)
-            context = None if self.context is None else self._context(part)
+            context = None if self.context is None else take(self.context, part)
             judge = assembled(fitted, take(self.X, part), self.score, context=context)
             self.detectors.append(judge)
             found[part] = judge.calibration_scores
         return found
-
-    def _context(self, rows: np.ndarray) -> Any:
-        return self.context.iloc[rows] if hasattr(self.context, "iloc") else np.asarray(self.context)[rows]
