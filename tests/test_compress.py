@@ -328,7 +328,7 @@ for name in sys.argv[2:]:
 
 
 def test_a_fresh_process_with_more_threads_decodes_the_same(tmp_path):
-    X = np.random.default_rng(0).integers(0, 2, (300, 8, 8)).astype(np.uint8)
+    X = np.random.default_rng(0).integers(0, 2, (150, 8, 8)).astype(np.uint8)
     models = {
         "wide": pl.NADE(hidden=256, epochs=1, random_state=0),
         "pixels": pl.PixelCNN(channels=32, blocks=1, epochs=1, random_state=0),
