@@ -81,6 +81,21 @@ def test_words_are_always_there(windows, words):
         assert "put in" in one.altered[0]
 
 
+def test_words_in_strings():
+    """A string has room for no more than the model knows; one of letters alone goes on behind what is put in."""
+    names = pl.ContextTable(order=2).fit(WORDS)  # at most 6 letters
+    drawn = [complete(names, "h", include=["an"], random_state=s) for s in range(20)]
+    assert all("an" in one.text and len(str(one)) <= 6 for one in drawn)
+    assert {one.text.partition("an")[2] != "" for one in drawn} == {True, False}
+    with pytest.raises(DataError, match="do not fit into the 4 characters"):
+        complete(names, "ha", include=["hanna"])
+    captions = pl.ContextTable(order=2).fit(["a man sits", "a man", "a cat sits", "cats sit"] * 5)
+    for seed in range(5):
+        one = complete(captions, "a ", include=["man"], random_state=seed)
+        assert "man" in one.text and len(str(one)) <= 10
+        assert not one.text.partition("man")[2][:1].isalnum()
+
+
 def test_temperature_top_k_and_stop(windows):
     likeliest = {str(complete(windows, "the ", length=30, top_k=1, random_state=s)) for s in range(5)}
     cold = {str(complete(windows, "the ", length=30, temperature=0.01, random_state=s)) for s in range(5)}

@@ -10,8 +10,8 @@ will.
     from plausible.uses.complete import complete
     print(complete(model, "To be, or ", length=200, random_state=0))
 
-A word that must be in the text is put where the model finds it likeliest among the breaks of a draft, and the text goes
-on from there. Then, as under a temperature or `top_k`, what comes out is no draw from the model's own distribution, and
+A word that must be in the text is put where the model finds it likeliest among the breaks of a draft (anywhere, in
+texts of letters alone), and the text goes on from there. Then, as under a temperature or `top_k`, what comes out is no draw from the model's own distribution, and
 the result says so.
 
 In a vocabulary of byte pairs the prompt is the sequence of tokens that it is encoded to, and what is drawn goes on from
@@ -95,13 +95,19 @@ def complete(
     so_far = _Pen(model, context)
     so_far.read(prompt)
     begun, written = list(so_far.known), []
-    sizes = [len(vocabulary.encode(word, f"the word {word!r}")) + 1 for word in include]
+    sizes = [len(vocabulary.encode(word, f"the word {word!r}")) + style.gap for word in include]
+    most = min(length, model.space_.length - len(begun)) if style.ends else length
     for i, word in enumerate(include):
-        room = length - len(written) - sum(sizes[i:])
+        room = most - len(written) - sum(sizes[i:])
         if room < 0:
-            raise DataError(f"{len(include)} words to include do not fit into length={length}; raise length")
+            raise DataError(
+                f"{len(include)} word(s) to include do not fit into length={length}; raise length"
+                if most == length
+                else f"{len(include)} word(s) to include do not fit into the {max(most, 0)} {model.space_.unit}s that a "
+                f"string has left behind the prompt (at most {model.space_.length} in all when fitting); give fewer"
+            )
         drawn = style.write(so_far.copy(), room // (len(include) - i + 1), can_end=False, after_word=i > 0)
-        piece = _with_word(model, context, begun + written, [k for k, _ in drawn], word)
+        piece = _with_word(model, context, begun + written, [k for k, _ in drawn], word, style.gap)
         so_far.take(piece)
         written += piece
     tail = list(style.write(so_far, length - len(written), stop=stop, after_word=bool(include)))
@@ -231,7 +237,9 @@ class _Style:
             raise DataError(f"temperature must be above 0, got {temperature!r}; 1 is the model itself")
         self.vocabulary, self.ends = model.space_.vocabulary, model.space_.end
         self.end = len(self.vocabulary.levels)
-        self.letters = [k for k, c in enumerate(self.vocabulary.starts) if c.isalnum() or c == "\ufffd"]
+        letters = [k for k, c in enumerate(self.vocabulary.starts) if c.isalnum() or c == "\ufffd"]
+        self.gap = len(letters) < self.end  # names of letters alone have none: there a word may stand anywhere
+        self.letters = letters if self.gap else []
         self.temperature, self.top_k = temperature, top_k
         self.rng = generator(random_state)
         self.altered = [f"temperature {temperature:g}"] if temperature != 1 else []
@@ -278,22 +286,22 @@ class _Style:
         return int(torch.searchsorted(below, u, right=True).clamp_max(len(below) - 1))
 
 
-def _with_word(model: Any, context: Any, before: list[int], draft: list[int], word: str) -> list[int]:
+def _with_word(model: Any, context: Any, before: list[int], draft: list[int], word: str, gap: bool) -> list[int]:
     """Return the draft up to the break where the word is likeliest, and the word."""
     vocabulary = model.space_.vocabulary
     last, breaks = vocabulary.decode(before)[-1:], []
     for i in range(len(draft) + 1):
         if vocabulary.whole(draft[:i]):
             last = vocabulary.decode(draft[:i])[-1:] or last
-            if not last.isalnum():
+            if not (gap and last.isalnum()):
                 breaks.append((i, ""))
             elif i < len(draft) and vocabulary.starts[draft[i]] == " " and len(vocabulary.levels[draft[i]]) > 1:
                 breaks.append((i, " "))  # a token that brings its space with it: so does the word in its place
     if not breaks:
         breaks = [(len(draft), next((c for c in vocabulary.starts if c.isspace()), ""))]
     pieces, scores = [], []
-    for i, gap in breaks[-PLACES:]:
-        pen, put_in = _Pen(model, context), vocabulary.encode(gap + word)
+    for i, space in breaks[-PLACES:]:
+        pen, put_in = _Pen(model, context), vocabulary.encode(space + word)
         pen.take(before + draft[:i])
         scores.append(pen.take(put_in))
         pieces.append(draft[:i] + put_in)
