@@ -45,7 +45,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 MNIST: dict[str, dict[str, Any]] = {
     "FVSBN": {},
-    "NADE": {"hidden": 500, "epochs": 300, "patience": 20},
+    "NADE": {"hidden": 500, "epochs": 30, "learning_rate": 3e-3},
     "MADE": {"hidden": (500,), "epochs": 300},
     "OrderlessNADE": {"hidden": (500, 500), "epochs": 500, "patience": 50},
 }
