@@ -198,9 +198,7 @@ def test_weighted_draws_agree_with_enumeration(people):
     states = joint_of(model)
     states = states[states.seats == 3]
     truth = states[states.grade == "top"].p.sum() / states.p.sum()
-    found = [
-        query.probability(model, "grade == 'top'", {"seats": 3}, max_draws=300, random_state=s) for s in range(80)
-    ]
+    found = [query.probability(model, "grade == 'top'", {"seats": 3}, max_draws=300, random_state=s) for s in range(80)]
     assert found[0].method == "weighted draws" and 20 < found[0].effective_sample_size < 300
     inside = sum(abs(f.value - truth) < 1.96 * f.standard_error for f in found)
     assert stats.binomtest(inside, 80, 0.95).pvalue > 1e-3

@@ -394,7 +394,8 @@ def test_data_unlike_those_of_the_fit_are_refused(name):
 def test_a_plain_space_holds_codes_already():
     with pytest.raises(TypeError, match="codes already"):
         Space((Column("a", "real"),), (1,)).encode(ONES)
-    assert {Image.unit, Series.unit, Text.of("ab", 2, end=True).unit, Table.unit} == {"pixel value", "value", "character", "column"}
+    units = {Image.unit, Series.unit, Text.of("ab", 2, end=True).unit, Table.unit}
+    assert units == {"pixel value", "value", "character", "column"}
 
 
 def test_parameters_of_tables():
