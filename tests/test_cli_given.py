@@ -63,6 +63,15 @@ def test_impute_images_through_a_mask(folder, tmp_path):
     assert (full[:, 0] == known[:, 0]).all() and (full[:, 1] == full[:, 0]).mean() > 0.9
 
 
+def test_impute_says_that_nothing_is_missing(folder):
+    code, _, err = run("impute", folder / "images.plausible", folder / "images.npy", "-o", folder / "same.npy")
+    assert code == 0 and "nothing is missing" in err and "--mask FILE" in err
+    assert (np.load(folder / "same.npy") == np.load(folder / "images.npy")).all()
+    (folder / "whole.txt").write_text("ab\nabab\n")
+    code, out, err = run("impute", folder / "words.plausible", folder / "whole.txt")
+    assert code == 0 and "nothing is missing" in err and "--blank" in err and out == "ab\nabab\n"
+
+
 def test_impute_the_blanks_of_texts(folder):
     code, out, err = run("impute", folder / "words.plausible", folder / "words.txt", "--blank", "_", "--method", "auto")
     assert code == 0 and "exact draws" in err

@@ -115,7 +115,7 @@ class Stepwise(Module):
             d = self.order[int(wrong.nonzero()[0])]
             raise DataError(
                 f"dimension {d} is missing and one after it is known; a model that draws its dimensions in order can "
-                "only draw those that come after all known ones"
+                "only draw those that come after all known ones; method 'auto' or 'importance' approximates the others"
             )
 
     def _uniforms(self, n: int, rng: torch.Generator) -> torch.Tensor:

@@ -54,6 +54,7 @@ def impute(
     from plausible.data.write import as_text, check_form, write
     from plausible.errors import DataError
     from plausible.uses import given
+    from plausible.uses._parts import codes_of
 
     if draws is not None and (out is None or how != "draw"):
         raise DataError("--draws writes several files of draws: name them with -o FILE, and leave --how as it is")
@@ -67,6 +68,10 @@ def impute(
         X = read_like(data, space, key=key)
         context = context_of(fitted, data)
         hidden = None if mask is None else _mask(Path(mask))
+    unmarked = space.type == "text" and blank is None  # only a blank marks what a text does not have
+    if unmarked or not codes_of(fitted, X, hidden, blank)[1].any():
+        how_to = {"text": "; name the character of a blank: --blank _", "image": "; hide a part of it: --mask FILE"}
+        say(f"nothing is missing in {data}, which stays as it is{how_to.get(space.type, '')}")
     with busy("filling in"):
         settings = {"mask": hidden, "blank": blank, "context": context, "method": method, "random_state": seed}
         found = given.impute(fitted, X, how, draws, **settings)
