@@ -11,8 +11,8 @@ will.
     print(complete(model, "To be, or ", length=200, random_state=0))
 
 A word that must be in the text is put where the model finds it likeliest among the breaks of a draft (anywhere, in
-texts of letters alone), and the text goes on from there. Then, as under a temperature or `top_k`, what comes out is no draw from the model's own distribution, and
-the result says so.
+texts of letters alone), and the text goes on from there. Then, as under a temperature or `top_k`, what comes out is no
+draw from the model's own distribution, and the result says so.
 
 In a vocabulary of byte pairs the prompt is the sequence of tokens that it is encoded to, and what is drawn goes on from
 these. A prompt that ends inside a word may end in a token that this word would not have; end it after a word, without
@@ -103,8 +103,8 @@ def complete(
             raise DataError(
                 f"{len(include)} word(s) to include do not fit into length={length}; raise length"
                 if most == length
-                else f"{len(include)} word(s) to include do not fit into the {max(most, 0)} {model.space_.unit}s that a "
-                f"string has left behind the prompt (at most {model.space_.length} in all when fitting); give fewer"
+                else f"{len(include)} word(s) to include do not fit into the {most} {model.space_.unit}s that a string "
+                f"has left behind the prompt (at most {model.space_.length} in all when fitting); give fewer"
             )
         drawn = style.write(so_far.copy(), room // (len(include) - i + 1), can_end=False, after_word=i > 0)
         piece = _with_word(model, context, begun + written, [k for k, _ in drawn], word, style.gap)
