@@ -13,8 +13,8 @@ READING = "Reading the data"
 ONE, OTHER = registry.names()[:2]  # for examples
 
 DATA_HELP = (
-    "CSV, TSV, JSON lines or text (also as .gz), Parquet, npy, npz, a folder of images, or a bundled data set "
-    "(digits, diabetes)."
+    "CSV, TSV, JSON lines or text (also as .gz), Parquet, npy, npz, wav, a folder of images or of wav files, or a "
+    "bundled data set (digits, diabetes)."
 )
 DataPath = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)]
 ModelPath = Annotated[

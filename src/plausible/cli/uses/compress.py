@@ -99,7 +99,7 @@ def decompress(
         sys.stdout.write(X if isinstance(X, str) else as_text(X, space))
         return
     _write(X, Path(out), space)
-    n = f"{len(X):,} {'characters' if isinstance(X, str) else 'examples'}"
+    n = f"{len(X):,} {'character' if isinstance(X, str) else 'example'}{'' if len(X) == 1 else 's'}"
     say(f"Wrote {n} to {out}")
     if len(X) and not _comes_back(X, out, space):
         forms = "an .npz file" if space.type in ("image", "series") else "a .parquet file"
