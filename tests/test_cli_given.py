@@ -104,3 +104,18 @@ def test_mistakes(folder):
     ):
         code, out, err = run(*args)
         assert code == 2 and out == "" and err.splitlines()[-1].startswith("plausible: error: ")
+
+
+def test_a_wrong_column_is_answered_with_how_many_there_are(tmp_path):
+    """Of ten columns eight are named; a list that ends without a word reads as if it were all."""
+    rows = np.random.default_rng(0).normal(size=(30, 10))
+    pd.DataFrame(rows, columns=[f"x{i}" for i in range(10)]).to_csv(tmp_path / "wide.csv", index=False)
+    model, data = tmp_path / "wide.plausible", tmp_path / "wide.csv"
+    assert run("fit", data, "--model", "gaussian", "-o", model)[0] == 0
+    for args in (
+        ("query", model, "x1 > 0", "--given", "y=1"),
+        ("balance", model, data, "--group", "y=1", "--target", "0.5", "-o", tmp_path / "even.csv"),
+        ("augment", model, data, "--label", "y", "-o", tmp_path / "more.csv"),
+    ):
+        code, _, err = run(*args)
+        assert code != 0 and "x7, ... (10 in all)" in err

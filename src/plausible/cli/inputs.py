@@ -137,7 +137,7 @@ def _parted(path: str, data: Any, names: list[str]) -> tuple[Any, Any, Any]:
     absent = [n for n in names if n not in own]
     if absent:
         what = "column" if table else "array"
-        raise DataError(f"--context: there is no {what} {absent[0]!r}; there are {_some(own)}")
+        raise DataError(f"--context: there is no {what} {absent[0]!r}; there are {listed(own)}")
     if not table:
         found = {name: read(path, key=name) for name in names}
         if len(names) == 1 and not _is_labels(found[names[0]].X):
@@ -235,7 +235,7 @@ def context_given(model: Any, pairs: list[str] | None) -> Any:
         name, equals, text = pair.rpartition("=")
         name = next(iter(columns)) if not equals and len(columns) == 1 else name
         if name not in columns:
-            raise DataError(f"--context {pair}: expected COLUMN=VALUE with a column of {_some(list(columns))}")
+            raise DataError(f"--context {pair}: expected COLUMN=VALUE with a column of {listed(list(columns))}")
         levels = columns[name].levels
         every = text == EVERY and levels and EVERY not in map(str, levels)
         values[name] = list(levels) if every else [value_of(columns[name], text, "--context")]
@@ -261,12 +261,12 @@ def value_of(column: Any, text: str, flag: str) -> Any:
         for level in column.levels:
             if str(level) == text:
                 return level
-        raise DataError(f"{flag}: {column.name!r} has no level {text!r}; it has {_some(column.levels)}")
+        raise DataError(f"{flag}: {column.name!r} has no level {text!r}; it has {listed(column.levels)}")
     try:
         return float(text)
     except ValueError:
         raise DataError(f"{flag}: {column.name!r} is a number, got {text!r}") from None
 
 
-def _some(values: Any, most: int = 8) -> str:
+def listed(values: Any, most: int = 8) -> str:
     return ", ".join(str(v) for v in values[:most]) + (f", ... ({len(values)} in all)" if len(values) > most else "")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from plausible.cli.arguments import DataPath, Key, ModelPath, examples, opened
-from plausible.cli.inputs import context_of, value_of, writable
+from plausible.cli.inputs import context_of, listed, value_of, writable
 from plausible.cli.terminal import busy, say
 from plausible.errors import DataError
 
@@ -144,7 +144,7 @@ def _group(model: Any, pairs: list[str] | None, where: str | None) -> Any:
     for pair in pairs:
         name, equals, text = pair.rpartition("=")
         if not equals or name not in columns:
-            raise DataError(f"--group {pair}: expected COLUMN=VALUE with a column of {', '.join(list(columns)[:8])}")
+            raise DataError(f"--group {pair}: expected COLUMN=VALUE with a column of {listed(list(columns))}")
         found.setdefault(name, []).append(value_of(columns[name], text, "--group"))
     return found
 
@@ -160,7 +160,7 @@ def _labelled(model: Any, data: str, label: str, key: str | None) -> tuple[Any, 
     if label not in names or context is not None:
         raise DataError(
             f"--label {label}: expected the context that the model was fitted with, and no other, or a column of its "
-            f"table{': ' + ', '.join(names[:8]) if names else ''}"
+            f"table{': ' + listed(names) if names else ''}"
         )
     X, place = read_like(data, space), names.index(label)
     columns = tuple(c for c in space.columns if c.name != label)

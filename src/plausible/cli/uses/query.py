@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from plausible.cli.arguments import ModelPath, Seed, examples, opened
-from plausible.cli.inputs import context_given, value_of
+from plausible.cli.inputs import context_given, listed, value_of
 from plausible.cli.terminal import busy
 
 EXAMPLES = examples(
@@ -76,7 +76,7 @@ def _known(space: Any, pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals or name not in columns:
-            raise DataError(f"--given {pair}: expected COLUMN=VALUE with a column of {', '.join(list(columns)[:8])}")
+            raise DataError(f"--given {pair}: expected COLUMN=VALUE with a column of {listed(list(columns))}")
         known[name] = value_of(columns[name], text, "--given")
     return known
 
