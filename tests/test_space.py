@@ -406,3 +406,13 @@ def test_parameters_of_tables():
     assert parameter_counts(infer(rows)) == {"full table": 11, "chain": 2 + 3 + 2, "independent": 4}
     assert parameter_counts(infer(rows.assign(d=[0.1, 0.2, 0.5]))) is None
     assert in_figures(11) == "11" and in_figures(2**784 - 1) == "about 10^236"
+
+
+def test_an_unseen_integer_level_says_that_counts_have_none():
+    """Levels were a guess for such a column; for words they were not, and nothing else is offered."""
+    space = infer(pd.DataFrame({"rings": [3, 4, 5, 6] * 20, "sex": ["F", "I", "M", "F"] * 20}), {"rings": "ordinal"})
+    rings, sex = space.columns
+    with pytest.raises(SpaceError, match=r"space=\{'rings': 'count'\}"):
+        rings.encode(pd.Series([3, 2]))
+    with pytest.raises(SpaceError, match="fit on data that hold it$"):
+        sex.encode(pd.Series(["F", "Q"]))

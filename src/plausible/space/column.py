@@ -83,9 +83,11 @@ class Column:
             value = series[unseen].iloc[0]
             if _is_infinite(value):
                 raise DataError(f"column {self.name!r} holds infinity; replace it by a number or by NaN for missing")
+            whole = self.kind == "ordinal" and pd.api.types.is_integer_dtype(index.dtype)
+            count = f", or fit with space={{{self.name!r}: 'count'}} if it may hold any integer" if whole else ""
             raise SpaceError(
                 f"column {self.name!r} holds {plain(value)!r}, a level not seen when fitting "
-                f"({some(self.levels)}); drop those rows, or fit on data that hold it"
+                f"({some(self.levels)}); drop those rows, or fit on data that hold it{count}"
             )
         return np.where(missing, np.nan, codes)
 
