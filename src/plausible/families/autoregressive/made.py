@@ -13,8 +13,8 @@ logits, whose average is no distribution.
 Units are sorted by degree. The incremental form (`start`, `step`) then finishes, for each new dimension, just the units
 of its degree, so that drawing all D dimensions costs one masked pass and not D.
 
-Expected: 92.6 nats on fixed binarised MNIST with 500 hidden units and one ordering (published 94.5); red wine, mean test
-log-likelihood of RNADE's ten folds, -8.9 with 16 orderings (published for RNADE: -9.36).
+Expected: 92.6 nats on fixed binarised MNIST with 500 hidden units and one ordering (published 94.5); red wine, mean
+test log-likelihood of RNADE's ten folds, -8.9 with 16 orderings (published for RNADE: -9.36).
 
 References: Germain, Gregor, Murray and Larochelle, MADE, 2015, https://arxiv.org/abs/1502.03509 (masks, orderings).
 Bishop, Mixture density networks, 1994 (heads for reals).
