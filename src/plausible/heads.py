@@ -405,6 +405,9 @@ class Heads(nn.Module):
 
     def sample(self, params: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """(n, size), uniforms (n, D, 2) -> codes (n, D)."""
+        if len(self.heads) == 1:  # as of a single dimension: a sampler asks for each in turn
+            head = self.heads[0]
+            return head.sample(params.unflatten(1, (head.d, head.size)), u).to(params.dtype)
         x = torch.empty(len(params), self.dims, dtype=params.dtype, device=params.device)
         for head, members, part in self._groups():
             x[:, members] = head.sample(params[:, part].unflatten(1, (head.d, head.size)), u[:, members])

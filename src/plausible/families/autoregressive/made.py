@@ -44,13 +44,13 @@ LARGEST_DIRECT = 4_000_000  # weights of the direct connections that 'auto' stil
 
 @dataclass
 class _State:
-    """Sums that are complete for the dimensions given so far; units are rows, examples columns."""
+    """What is known so far; units are rows, examples columns, features in the order in which they become known."""
 
-    sums: list[torch.Tensor]  # pre-activations of each hidden layer, (H, n)
-    params: torch.Tensor  # (size, n)
+    seen: list[torch.Tensor]  # input of each layer: (F, n), then activations (H, n); rows behind the counts are unset
+    counts: list[int]  # rows of each input that are known
+    bias: list[torch.Tensor]  # of each layer, with the context's share: (H, n) or (P, n)
     weights: list[torch.Tensor]  # masked, of each layer; the last one to the parameters
     direct: torch.Tensor | None
-    position: list[int]  # of each dimension in the ordering, from 1
     order: list[int]  # dimensions in the order they are drawn
     k: int = 0  # dimensions given so far
 
@@ -175,45 +175,47 @@ class _MADE(Stepwise):
         """Return the state before any dimension is known."""
         weights = self._masked(s)
         direct = weights.pop() if self.direct is not None else None
-        sums = [layer.bias[:, None].expand(-1, n).clone() for layer in self.layers]
+        bias = [layer.bias[:, None].expand(-1, n) for layer in self.layers]
         if c is not None:
-            sums = [a + net(c).T for a, net in zip(sums, self.of_context, strict=True)]
+            bias = [b + net(c).T for b, net in zip(bias, self.of_context, strict=True)]
         position = self.position[s].tolist()
         order = sorted(range(self.dims), key=lambda d: position[d])
-        state = _State(sums[:-1], sums[-1], weights, direct, position, order)
-        self._finish(state, 0)
+        columns = [f for d in order for f in range(self.heads.n_features)[self.heads.single(d)[2]]]
+        if columns != list(range(len(columns))):  # what is known is then always the first so many columns
+            weights[0], direct = weights[0][:, columns], None if direct is None else direct[:, columns]
+        seen = [bias[0].new_empty(w.shape[1], n) for w in weights]
+        state = _State(seen, [0] * len(seen), bias, weights, direct, order)
+        self._finish(state)
         return state
 
     def step(self, state: _State, value: torch.Tensor | None = None) -> torch.Tensor:
         """Take the value (n,) of the dimension last asked for; return the parameters (n, size_d) of the next one."""
         if value is not None:
-            d = state.order[state.k]
-            head, _, columns = self.heads.single(d)
-            x = head.features(value[:, None]).T  # (F_d, n)
+            x = self.heads.single(state.order[state.k])[0].features(value[:, None]).T  # (F_d, n)
+            first = state.counts[0]
+            state.counts[0] += len(x)
+            state.seen[0][first : state.counts[0]] = x
             state.k += 1
-            if state.sums:
-                first = self._from(0, state.k)
-                state.sums[0][first:].addmm_(state.weights[0][first:, columns], x)
-            else:
-                state.params.addmm_(state.weights[0][:, columns], x)
-            if state.direct is not None:
-                state.params.addmm_(state.direct[:, columns], x)
-            self._finish(state, state.k)
+            self._finish(state)
         _, rows, _ = self.heads.single(state.order[state.k])
-        return state.params[rows].T
+        params = self._sum(state, -1, rows)
+        if state.direct is not None:
+            k = state.counts[0]
+            params = params.addmm_(state.direct[rows, :k], state.seen[0][:k])
+        return params.T
 
-    def _finish(self, state: _State, degree: int) -> None:
-        """Pass on the units of this degree, whose sums are now complete, layer by layer."""
-        for i, sums in enumerate(state.sums):
-            first, last = self._from(i, degree), self._from(i, degree + 1)
-            if first == last:
-                continue
-            h = self.nonlinearity(sums[first:last])
-            if i + 1 < len(state.sums):
-                start = self._from(i + 1, degree)
-                state.sums[i + 1][start:].addmm_(state.weights[i + 1][start:, first:last], h)
-            else:
-                state.params.addmm_(state.weights[i + 1][:, first:last], h)
+    def _finish(self, state: _State) -> None:
+        """Compute the units of degree k, all of whose inputs are known now, layer by layer."""
+        for i in range(len(self.degrees)):
+            first, last = state.counts[i + 1], self._from(i, state.k + 1)
+            if first < last:
+                state.seen[i + 1][first:last] = self.nonlinearity(self._sum(state, i, slice(first, last)))
+                state.counts[i + 1] = last
+
+    def _sum(self, state: _State, layer: int, rows: slice) -> torch.Tensor:
+        """The sums of some rows of a layer over what is known of its input, beyond which their weights are zero."""
+        k = state.counts[layer]
+        return torch.addmm(state.bias[layer][rows], state.weights[layer][rows, :k], state.seen[layer][:k])
 
     def _from(self, layer: int, degree: int) -> int:
         """The first unit of a layer whose degree is at least this."""
