@@ -385,7 +385,9 @@ def score(
         found = likelihood(fitted, X, context=given, importance_samples=importance_samples)
     lines = "log_prob\n" + "".join(f"{v!r}\n" for v in found.values.tolist())
     if target is not None:
-        target.write_text(lines)
+        from plausible.training.checkpoint import write_atomically
+
+        write_atomically(target, lines.encode())
     if per_example:
         sys.stdout.write(lines)
         say(str(found))

@@ -31,9 +31,18 @@ from plausible.families._stepwise import Stepwise
 from plausible.families.autoregressive.made import _MADE
 from plausible.heads import Categorical, Heads
 from plausible.space import Space
+from plausible.transforms import MuLaw, Standardise, Transform
 
 AT_ONCE = 8_000_000  # numbers of one kind that are held in memory when nothing is learned
 ALIKE = ("text", "audio", "series")  # events whose steps are all of one kind
+
+
+def sequence_transforms(space: Space, mu_law: bool = True) -> list[Transform]:
+    """Return the transforms of a family of sequences: sound in mu-law cells, unless samples are taken as numbers."""
+    if space.type == "audio" and mu_law:
+        return [MuLaw()]
+    # Where sequences end at different places, few values may be left to tell the scale of the last steps.
+    return [Standardise(shared=space.ragged and space.type in ("audio", "series"))]
 
 
 class Steps(nn.Module):

@@ -34,13 +34,13 @@ import torch
 from torch import nn
 
 from plausible.base import Module, Traits
-from plausible.families.autoregressive._sequence import Sequential, Steps, embedding_width
+from plausible.families.autoregressive._sequence import Sequential, Steps, embedding_width, sequence_transforms
 from plausible.neural import Neural
 from plausible.nn import Dropout
 from plausible.nn.recurrent import lstm_cell
 from plausible.options import estimator, option
 from plausible.space import Space
-from plausible.transforms import MuLaw, Standardise, Transform
+from plausible.transforms import Transform
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -184,10 +184,7 @@ class RNN(Neural):
     )
 
     def _transforms(self, space: Space) -> list[Transform]:
-        if space.type == "audio":
-            return [MuLaw()]
-        # Where sequences end at different places, few values may be left to tell the scale of the last steps.
-        return [Standardise(shared=space.type == "series" and space.ragged)]
+        return sequence_transforms(space)
 
     def _build(self, space: Space, context_space: Space) -> Module:
         return _RNN(

@@ -29,13 +29,14 @@ from torch.nn import functional as F
 
 from plausible.base import Module, Traits
 from plausible.families._stepwise import Stepwise
+from plausible.families.autoregressive._sequence import sequence_transforms
 from plausible.heads import Categorical, Heads
 from plausible.neural import Neural
 from plausible.nn import Dropout
 from plausible.nn.attention import INITIAL_STD, Decoder, Memory
 from plausible.options import OptionError, estimator, option
 from plausible.space import Image, Space
-from plausible.transforms import MuLaw, Standardise, Transform
+from plausible.transforms import Transform
 
 AT_ONCE = 4_000_000  # numbers of a layer that are held in memory at a time, where no gradient is wanted
 KEPT = 100_000_000  # keys and values that are held in memory at a time
@@ -280,10 +281,7 @@ class Transformer(Neural):
     )
 
     def _transforms(self, space: Space) -> list[Transform]:
-        if space.type == "audio":
-            return [MuLaw()]
-        # Where sequences end at different places, few values may be left to tell the scale of the last steps.
-        return [Standardise(shared=space.type == "series" and space.ragged)]
+        return sequence_transforms(space)
 
     def _build(self, space: Space, context_space: Space) -> Module:
         rotary = self.positions == "rotary" or (self.positions == "auto" and self.space_.type in ALIKE)

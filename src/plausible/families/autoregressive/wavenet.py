@@ -32,12 +32,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.base import Module, Traits
-from plausible.families.autoregressive._sequence import Sequential, Steps
+from plausible.families.autoregressive._sequence import Sequential, Steps, sequence_transforms
 from plausible.neural import Neural
 from plausible.nn import Dropout
 from plausible.options import estimator, option
 from plausible.space import Space
-from plausible.transforms import MuLaw, Standardise, Transform
+from plausible.transforms import Transform
 
 
 @dataclass
@@ -189,10 +189,7 @@ class WaveNet(Neural):
     )
 
     def _transforms(self, space: Space) -> list[Transform]:
-        if space.type == "audio" and self.head == "mu_law":
-            return [MuLaw()]
-        # Where sequences end at different places, few values may be left to tell the scale of the last steps.
-        return [Standardise(shared=space.ragged and space.type in ("audio", "series"))]
+        return sequence_transforms(space, mu_law=self.head == "mu_law")
 
     def _build(self, space: Space, context_space: Space) -> Module:
         return _WaveNet(

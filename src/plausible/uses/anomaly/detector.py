@@ -57,9 +57,8 @@ def detector(
     for fitted, role in ((model, "the model"), (background, "the background")):
         _refuse_seen(fitted, codes, role)
     seed = seed_of(random_state)
-    return assembled(
-        model, calibration, score, context=context, background=background, weight=weight, draws=draws, seed=seed
-    )
+    settings = {"context": context, "background": background, "weight": weight, "draws": draws, "seed": seed}
+    return assembled(model, calibration, score, codes=codes, **settings)
 
 
 def assembled(
@@ -67,14 +66,18 @@ def assembled(
     calibration: Any,
     score: ScoreName = "auto",
     *,
+    codes: torch.Tensor | None = None,
     context: Any = None,
     background: Any = None,
     weight: Callable[[Any], Any] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Detector:
-    """Return a `detector` without looking for rows of the fit: the caller has split them off itself."""
-    codes = _codes(model, calibration)
+    """Return a `detector` without looking for rows of the fit: the caller has split them off itself.
+
+    `codes` are those of the calibration rows, where they are at hand.
+    """
+    codes = _codes(model, calibration) if codes is None else codes
     scorer = score_of(model, score, background, draws, seed)
     scores = _scored(model, scorer, calibration, context)
     weights = None if weight is None else _weights(weight, calibration, len(scores))
