@@ -15,13 +15,15 @@ lower bound below it, which proves nothing.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from plausible.errors import CapabilityError, DataError
+from plausible.errors import CapabilityError, DataError, PlausibleWarning
 from plausible.space import Space
+from plausible.space.unheard import tamed
 
 LikelihoodKind = Literal["exact", "lower_bound", "upper_bound", "estimate"]
 MARKS = {"exact": "=", "lower_bound": "≥", "upper_bound": "≤", "estimate": "≈"}
@@ -106,7 +108,9 @@ class Likelihood:
         text = f"{self.mark} {self.mean:.2f}{stderr} {self.unit} per {self.per} "
         text += f"({kind}, {self.measure} measure, {counted(self.n, self.per)})"
         if self.n_impossible:
-            return f"{text}; {counted(self.n_impossible, self.per)} called impossible"
+            rest = self.values[~np.isneginf(self.values)]
+            others = f", {np.mean(rest):.2f} {self.unit} without" if len(rest) else ""
+            return f"{text}; {counted(self.n_impossible, self.per)} called impossible{others}"
         bits = f"{self.bits_per_dim:.3f} bits per {self.dimension}"
         if self.bits_per_byte is not None:
             bits = f"{self.bits_per_dim * math.log(2):.3f} nats or {bits}"
@@ -124,7 +128,8 @@ def likelihood(model: Any, X: Any, *, context: Any = None, importance_samples: i
 
     Args:
         model: a fitted model with `log_prob`.
-        X: n examples, like those it was fitted on.
+        X: n examples, like those it was fitted on. A row of a table with a value that no row of the fit could have
+            had, such as a new level, has log p = -inf, with a warning that says which; `log_prob` refuses them.
         context: what the examples are conditioned on, where the model takes context.
         importance_samples: ask a model that gives a bound for the importance-weighted estimate with this many samples
             for each example. Its mean is itself a lower bound that tightens with the number (Burda, Grosse and
@@ -143,7 +148,12 @@ def likelihood(model: Any, X: Any, *, context: Any = None, importance_samples: i
     settings = {} if context is None else {"context": context}
     if importance_samples and weighs(model):
         settings["importance_samples"] = importance_samples
-    return typed(model.log_prob(X, **settings), model, X, importance_samples=settings.get("importance_samples"))
+    X, unheard = tamed(model.space_, X)
+    values = model.log_prob(X, **settings)
+    if unheard is not None:
+        values = np.where(unheard.rows, -np.inf, values)
+        warnings.warn(f"{unheard}; their log p is -inf", PlausibleWarning, stacklevel=2)
+    return typed(values, model, X, importance_samples=settings.get("importance_samples"))
 
 
 def typed(values: Any, model: Any, X: Any, *, importance_samples: int | None = None) -> Likelihood:

@@ -5,14 +5,16 @@ What `given`, `query` and `chains` have in common.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from plausible import registry
-from plausible.errors import CapabilityError, DataError
+from plausible.errors import CapabilityError, DataError, PlausibleWarning, SpaceError
+from plausible.space.unheard import tamed
 
 EXACTLY = ("exact", "in_order")
 TRIES = 100  # at blanks, until none of them is drawn as the end of the text
@@ -27,6 +29,22 @@ def codes_of(model: Any, X: Any, mask: Any, blank: str | None) -> tuple[torch.Te
     if mask is not None:
         x = torch.where(as_mask(space, mask, x), torch.nan, x)
     return x, x.isnan()
+
+
+def heard(space: Any, X: Any, unseen: Literal["refuse", "missing"]) -> Any:
+    """Return X with cells that no row of the fit could have had (a new level) made missing, or refuse them."""
+    if unseen not in ("refuse", "missing"):
+        raise DataError(f"unseen must be 'refuse' or 'missing', got {unseen!r}")
+    known, unheard = tamed(space, with_all_columns(space, X), missing=True)
+    if unheard is None:
+        return X
+    if unseen == "refuse":
+        raise SpaceError(
+            f"{unheard}, the first of them row {int(unheard.rows.argmax()) + 1}. Correct them, or take such cells for "
+            "missing, which fills them in, too: unseen='missing' (--unseen missing)"
+        )
+    warnings.warn(f"{unheard}; these cells are taken for missing and filled in, too", PlausibleWarning, stacklevel=3)
+    return known
 
 
 def _blanks(space: Any, X: Any, blank: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,6 +32,7 @@ from plausible.uses._parts import (
     draw_exactly,
     filled,
     has_marginals,
+    heard,
     is_names,
     log_marginal,
     log_prob_given,
@@ -100,6 +101,7 @@ def impute(
     blank: str | None = None,
     context: Any = None,
     method: Asked = "exact",
+    unseen: Literal["refuse", "missing"] = "refuse",
     random_state: Any = None,
 ) -> Any | Given:
     """Fill the unknown cells of each example.
@@ -111,6 +113,8 @@ def impute(
             has no spread; 'likely' the jointly most likely values, where the family knows them.
         n: of draws, how many fillings of X to return (multiple imputation: analyse each, then pool); of 'mean', how
             many are averaged (100 by default).
+        unseen: what becomes of a cell of a table that no row of the fit could have had, such as a new level: the rows
+            are refused, or the cell is taken for 'missing' and filled in, with a warning.
 
     Returns:
         Examples like X, complete; of draws with `n`, a list of n of them. A `Given` of these where `method` is not
@@ -118,11 +122,13 @@ def impute(
 
     Raises:
         CapabilityError: the family cannot; the message says which can.
+        SpaceError: a value is unseen, and not to be taken for missing; the message says where.
         DataError: nothing is known in any example, or what is known of some example has probability zero.
     """
     if how not in ("draw", "likely", "mean"):
         raise DataError(f"how must be 'draw', 'likely' or 'mean', got {how!r}")
     check_is_fitted(model, "module_")
+    X = heard(model.space_, X, unseen)
     x, holes = codes_of(model, X, mask, blank)
     if len(x) and bool(holes.all()):
         raise DataError(

@@ -16,6 +16,7 @@ there, surprise - entropy, which also does not depend on the units of a real col
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from plausible.base import ROWS_AT_ONCE
+from plausible.errors import PlausibleWarning
 from plausible.heads import N_UNIFORMS, Head
 from plausible.space import Column
 from plausible.space.column import plain
+from plausible.space.unheard import tamed
 
 MOST_VALUES = 4096  # of a count that are added up over
 OUTSIDE = 1e-9  # mass of a count that may lie beyond them
@@ -40,10 +43,11 @@ COLOURS = ("red", "green", "blue", "alpha")
 class Conditionals:
     """What a model says of each dimension of each example given those before it, laid out like the examples.
 
-    Of a table, arrays of a row an example and a column a dimension. What is missing, or has ended, is NaN.
+    Of a table, arrays of a row an example and a column a dimension. What is missing, or has ended, is NaN, and so is
+    what comes after a value that no row of the fit could have had: nothing follows from it.
 
     Attributes:
-        surprise: -log2 p(x_d | x_<d), in bits; of a real, relative to its unit.
+        surprise: -log2 p(x_d | x_<d), in bits; of a real, relative to its unit. Infinite of such a value.
         mean: E[x_d | x_<d] in the user's units; NaN where levels are no numbers.
         entropy: the mean of the surprise, in bits: exact of levels and of counts that take up to `MOST_VALUES` values,
             else from `DRAWN` values.
@@ -59,6 +63,9 @@ class Conditionals:
 def surprise(model: Any, X: Any, *, context: Any = None) -> np.ndarray:
     """Return -log2 p(x_d | x_<d) in bits, laid out like X; NaN where missing.
 
+    A value of a table that no row of the fit could have had, such as a new level, has infinitely many, and what comes
+    after it is NaN, as nothing follows from it; a warning says which values.
+
     Args:
         model: a fitted model of a family that takes dimension after dimension.
         X: examples like those it was fitted on.
@@ -68,7 +75,12 @@ def surprise(model: Any, X: Any, *, context: Any = None) -> np.ndarray:
         CapabilityError: the family does not; the message says which do.
         SpaceError: X does not look like what the model was fitted on.
     """
-    return -model.log_prob(X, context=context, reduce=None) / math.log(2)
+    known, unheard = tamed(model.space_, X)
+    bits = -model.log_prob(known, context=context, reduce=None) / math.log(2)
+    if unheard is None:
+        return bits
+    warnings.warn(f"{unheard}; nothing follows for the cells after them", PlausibleWarning, stacklevel=2)
+    return np.where(unheard.where, np.inf, np.where(unheard.after, np.nan, bits))
 
 
 def conditionals(model: Any, X: Any, *, context: Any = None) -> Conditionals:
@@ -78,7 +90,8 @@ def conditionals(model: Any, X: Any, *, context: Any = None) -> Conditionals:
     """
     bits = surprise(model, X, context=context)
     check_is_fitted(model, "module_")
-    x = model._encode(X)
+    known, unheard = tamed(model.space_, X)
+    x = model._encode(known)
     c = model._encode_context(context, len(x))
     module, parts = model._evaluator(), []
     rows = max(1, ROWS_AT_ONCE // module.heads.size)
@@ -87,7 +100,7 @@ def conditionals(model: Any, X: Any, *, context: Any = None) -> Conditionals:
             part = slice(start, start + rows)
             parts.append(_expected(model, module, x[part], None if c is None else c[part]))
     mean, entropy, likeliest = (model.space_.lay_out(np.concatenate(found)) for found in zip(*parts, strict=True))
-    missing = np.isnan(bits)
+    missing = np.isnan(bits) if unheard is None else np.isnan(bits) | unheard.after
     return Conditionals(bits, *(np.where(missing, np.nan, found) for found in (mean, entropy, likeliest)))
 
 
@@ -106,7 +119,8 @@ def surprising(model: Any, X: Any, n: int = 20, *, context: Any = None) -> Any:
     import pandas as pd
 
     space, found = model.space_, conditionals(model, X, context=context)
-    codes = space.lay_out(space.encode(X).double().flatten(1).cpu().numpy()).reshape(len(found.surprise), -1)
+    known, unheard = tamed(space, X)
+    codes = space.lay_out(space.encode(known).double().flatten(1).cpu().numpy()).reshape(len(found.surprise), -1)
     columns = space.lay_out(np.arange(space.dims)[None])[0].flatten()
     flat = {name: part.reshape(len(codes), -1) for name, part in vars(found).items()}
     excess = flat["surprise"] - flat["entropy"]
@@ -120,6 +134,8 @@ def surprising(model: Any, X: Any, n: int = 20, *, context: Any = None) -> Any:
         if space.type == "text":
             row["before"] = space.decode(torch.from_numpy(codes[i : i + 1, max(0, k - BEFORE) : k]))[0]
         row["value"], row["expected"] = (_value(column, v) for v in (codes[i, k], flat["likeliest"][i, k]))
+        if unheard is not None and unheard.where[i, d]:
+            row["value"] = unheard.values[column.name][i]
         rows.append({**row, "bits": flat["surprise"][i, k], "usual": flat["entropy"][i, k]})
     return pd.DataFrame(rows).astype({"value": object, "expected": object})
 

@@ -28,6 +28,7 @@ from plausible.evaluate.novelty import Copying, Novelty, against, cells_of, copy
 from plausible.evaluate.two_sample import features
 from plausible.randomness import generator, row_hash, seed_of
 from plausible.space import Space
+from plausible.space.unheard import tamed
 
 ALPHA = 0.01  # how often a model that copies nothing is accused
 LEAST_ROWS = 20  # held-out rows
@@ -152,7 +153,8 @@ def novelty(
         model: a fitted model of any family.
         train: the examples it was fitted on.
         held_out: examples of the same origin that it has not seen, at least 20. Those that are training rows after all
-            are left out, with a warning, where they are more than twins among the training rows explain.
+            are left out, with a warning, where they are more than twins among the training rows explain; so are rows
+            with a value that no row of the fit could have had, such as a new level.
         n: how many samples; as many as held-out rows by default. More of both see less copying.
         context: of a model of p(x | c), the context of the held-out rows; samples are drawn for the same.
         random_state: seed of the draws; None draws fresh ones.
@@ -166,8 +168,10 @@ def novelty(
     """
     check_is_fitted(model, "module_")
     space, rng = model.space_, generator(random_state)
+    held_out, context, unheard = _heard(space, held_out, context)
     known, unseen = space.encode(train), space.encode(held_out)
     kept, overlap, notes = _unseen(known, unseen)
+    notes += unheard
     if rows_fingerprint(known) != model.fingerprint_:
         notes.append("the model was fitted on other rows than these training rows, or on these in another order")
     if len(kept) < LEAST_ROWS:
@@ -195,6 +199,17 @@ def novelty(
         samples=made,
         train=known,
     )
+
+
+def _heard(space: Space, X: Any, context: Any) -> tuple[Any, Any, list[str]]:
+    """Leave out the rows that have no place in the space, and say so."""
+    known, unheard = tamed(space, X)
+    if unheard is None:
+        return X, context, []
+    said = f"{unheard}, and are left out here" if unheard.rows.sum() > 1 else f"{unheard}, and is left out here"
+    warnings.warn(said, PlausibleWarning, stacklevel=3)
+    rows = np.flatnonzero(~unheard.rows)
+    return take(known, rows), None if context is None else take(context, rows), [said]
 
 
 def _unseen(known: torch.Tensor, unseen: torch.Tensor) -> tuple[np.ndarray, int, list[str]]:

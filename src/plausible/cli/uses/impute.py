@@ -46,6 +46,13 @@ def impute(
     method: Annotated[
         str, typer.Option(metavar="METHOD", help="exact; importance or chain: approximate; auto: the first there is.")
     ] = "exact",
+    unseen: Annotated[
+        str,
+        typer.Option(
+            metavar="refuse|missing",
+            help="A cell that the fit had no value like, such as a new level: an error, or filled in as if missing.",
+        ),
+    ] = "refuse",
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of the draws; fresh if not given.")] = None,
     key: Key = None,
 ) -> None:
@@ -54,7 +61,7 @@ def impute(
     from plausible.data.write import as_text, check_form, write
     from plausible.errors import DataError
     from plausible.uses import given
-    from plausible.uses._parts import codes_of
+    from plausible.uses._parts import codes_of, heard
 
     if draws is not None and (out is None or how != "draw"):
         raise DataError("--draws writes several files of draws: name them with -o FILE, and leave --how as it is")
@@ -68,6 +75,7 @@ def impute(
         X = read_like(data, space, key=key)
         context = context_of(fitted, data)
         hidden = None if mask is None else _mask(Path(mask))
+    X = heard(space, X, unseen)
     unmarked = space.type == "text" and blank is None  # only a blank marks what a text does not have
     if unmarked or not codes_of(fitted, X, hidden, blank)[1].any():
         how_to = {"text": "; name the character of a blank: --blank _", "image": "; hide a part of it: --mask FILE"}

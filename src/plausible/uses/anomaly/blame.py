@@ -19,7 +19,7 @@ import torch
 
 from plausible.data import take
 from plausible.errors import CapabilityError, DataError
-from plausible.uses.anomaly.unheard import tamed
+from plausible.space.unheard import tamed
 
 How = Literal["leave-one-out", "in order", "replacement"]
 EVALUATIONS = 20_000  # of calibration rows, at most, for their median
@@ -95,8 +95,8 @@ def blame(detector: Any, X: Any, how: How | Literal["auto"], context: Any) -> Bl
         each = _left_out if how == "leave-one-out" else _in_order
         reference, own = _reference(detector)
         values = each(model, x, context) - np.nanmedian(each(model, reference, own), axis=0)
-    if unheard is not None:
-        values = np.where(unheard, np.inf, values)
+    if unheard is not None:  # nothing is known of the cells beside it
+        values = np.where(unheard.where, np.inf, np.where(unheard.rows[:, None], np.nan, values))
     return Blame(space.lay_out(values), how, _names(space))
 
 

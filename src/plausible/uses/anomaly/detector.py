@@ -12,11 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from plausible.errors import DataError, PlausibleWarning
 from plausible.randomness import generator, seed_of
+from plausible.space.unheard import tamed
 from plausible.uses.anomaly import conformal
 from plausible.uses.anomaly.blame import Blame, How, blame
 from plausible.uses.anomaly.neighbours import Neighbours
 from plausible.uses.anomaly.scores import Score, ScoreName, score_of
-from plausible.uses.anomaly.unheard import tamed
 
 DRAWS = 2000  # of the model, where a score needs them
 
@@ -198,7 +198,7 @@ def _codes(model: Any, calibration: Any) -> torch.Tensor:
 def _scored(model: Any, scorer: Score, X: Any, context: Any) -> np.ndarray:
     X, unheard = tamed(model.space_, X)
     scores = scorer(X, context)
-    return scores if unheard is None else np.where(unheard.any(1), np.inf, scores)
+    return scores if unheard is None else np.where(unheard.rows, np.inf, scores)
 
 
 def _refuse_seen(model: Any, codes: Any, role: str) -> None:
