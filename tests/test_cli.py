@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +13,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import plausible as pl
 from plausible import registry
-from plausible.cli import app, commands
+from plausible.cli import app, commands, uses
 from plausible.cli.flags import as_text, duration, flags_of, parse
 from plausible.cli.inputs import kinds_of
 from plausible.errors import PlausibleError
 
-COMMANDS = ("compare", "fit", "sample", "score", "info", "families", "check")
+COMMANDS = ("compare", "fit", "sample", "score", "info", "families", "check", *uses.COMMANDS)
 SOURCES = Path(commands.__file__).parent
 TRAINED = "made"
 
@@ -65,6 +68,20 @@ def test_every_command_has_help_with_an_example(command):
     code, out, _ = run(command, "--help")
     assert code == 0
     assert f"plausible {command}" in out.split("\n Examples")[1]
+    usage = next(line for line in out.splitlines() if "Usage:" in line)
+    assert not re.search(r"[{}]|\[\[", usage)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_a_help_are_commands(command):
+    """What is typed in an example is an option of the command, and there are as many words as it takes."""
+    known = typer.main.get_command(app).commands[command]
+    for line in known.epilog.splitlines()[2:]:
+        words = shlex.split(re.split(" {4,}", line.strip())[0])
+        typed = list(itertools.takewhile(lambda word: word not in (">", "|"), words))
+        assert typed[:2] == ["plausible", command]
+        if "NAME" not in typed:  # whose options are those of a family
+            known.make_context(command, typed[2:])
 
 
 def test_help_imports_nothing_heavy():

@@ -214,3 +214,15 @@ def test_command_line(of_images, of_table, table, tmp_path):
     assert lines[0].split() == ["example", "cell", "value", "expected", "bits", "usual"]
     refused = run(tmp_path / "table.plausible", tmp_path / "table.csv", "-o", tmp_path / "m.png")
     assert refused.exit_code != 0
+
+
+def test_a_context_may_lie_in_a_file_of_its_own(table, tmp_path):
+    X, c = table[["grade", "visits"]], table[["colour"]]
+    model = pl.MADE(hidden=(8,), **TINY).fit(X, context=c)
+    model.save(tmp_path / "m.plausible")
+    X.head(9).to_csv(tmp_path / "x.csv", index=False)
+    c.head(9).to_csv(tmp_path / "c.csv", index=False)
+    args = ["surprise", "m.plausible", "x.csv", "-o", "bits.npy", "--context", "c.csv"]
+    args = [str(tmp_path / a) if "." in a else a for a in args]
+    assert CliRunner().invoke(app, args).exit_code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "bits.npy"), maps.surprise(model, X.head(9), context=c.head(9)))

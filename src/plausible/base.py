@@ -402,7 +402,7 @@ class Generative(DensityMixin, BaseEstimator):
             raise DataError(
                 f"column {self.space_.columns[where].name!r} has missing values (NaN), which {type(self).__name__} "
                 f"cannot integrate out; these families can: {', '.join(others)}. "
-                "Or leave those rows out (--drop-missing), or fill them"
+                "Or fit and score complete rows (fit --drop-missing), or fill them (impute)"
             )
 
     def _fit_context(self, context: Any, n: int) -> torch.Tensor | None:

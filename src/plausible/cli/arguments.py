@@ -79,6 +79,14 @@ Context = Annotated[
         help="Model p(x | c): a column or an array of the .npz that is the c, repeatable; or a file that holds it.",
     ),
 ]
+ContextFile = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--context",
+        metavar="FILE",
+        help="Of a model of p(x | c): a file of the c of each example, or an array of the .npz. \\[default: with DATA]",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")]
 
 

@@ -25,6 +25,7 @@ from plausible.cli.arguments import (
     READING,
     Complete,
     Context,
+    ContextFile,
     DataPath,
     Drop,
     Header,
@@ -369,7 +370,7 @@ def score(
     importance_samples: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Of a model that gives a bound, the weighted estimate.")
     ] = None,
-    context: Context = None,
+    context: ContextFile = None,
     key: Key = None,
 ) -> None:
     """Say how likely a fitted model finds DATA."""
@@ -412,9 +413,12 @@ def info(model: ModelPath) -> None:
 
 @app.command(cls=Command, epilog=examples("families", f"families {OTHER}"))
 def families(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of a family.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Of a family: all about it.", show_default=False),
+    ] = None,
 ) -> None:
-    """List the families and what they can do; with a name, the options of one."""
+    """List the families and what they can do; with NAME, all of one."""
     if name is not None:
         print(wording.family(name, registry.get(name)))
         return

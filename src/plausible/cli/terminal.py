@@ -7,6 +7,7 @@ traceback is left for mistakes of ours.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import warnings
@@ -35,9 +36,13 @@ def fail(sentence: str, code: int = BAD_INPUT) -> typer.Exit:
 
 
 class _Examples:
-    """A help that ends in the epilog, line by line as it was written."""
+    """A help that begins with what to type, and ends in the epilog, line by line as it was written."""
 
     epilog: str | None
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """MODEL and [EVENT]: braces, as some versions of typer put them around what is required, nobody types."""
+        return [re.sub(r"^\{(.*)\}(\.\.\.)?$", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         examples, self.epilog = self.epilog, None

@@ -24,15 +24,14 @@ CELLS = 3  # named of an example
 
 
 def anomalies(
-    model: Annotated[
-        str,
+    files: Annotated[
+        list[str],
         typer.Argument(
-            metavar="[MODEL]", help="A file that `plausible fit` wrote; may be left out.", show_default=False
+            metavar="[MODEL] DATA",
+            help="A file that `plausible fit` wrote, which may be left out, and the examples to be judged.",
+            show_default=False,
         ),
     ],
-    data: Annotated[
-        str | None, typer.Argument(metavar="DATA", help="The examples to be judged.", show_default=False)
-    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Clean examples that MODEL was not fitted on; they make the promise."),
@@ -56,7 +55,7 @@ def anomalies(
     ] = None,
     family: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="NAME", help="Without MODEL: the family to fit. \\[default: none]"),
+        typer.Option("--model", "-m", metavar="NAME", help="Without MODEL: the family to fit. \\[default: neighbours]"),
     ] = None,
     seed: Seed = 0,
     how: How = None,
@@ -77,17 +76,20 @@ def anomalies(
     from plausible.uses.anomaly.conformal import check_alpha
 
     check_alpha(alpha)
+    if len(files) > 2:
+        raise PlausibleError(f"expected [MODEL] DATA, got {len(files)} files: {', '.join(files)}")
+    *model, data = files
     target = None if out is None else writable(Path(out))
-    if data is None:
+    if not model:
         if calibration or background:
             raise PlausibleError("--calibration and --background need a MODEL: plausible anomalies MODEL DATA")
         reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
-        read = read_examples(model, None, complete=False, header=header, **reading)
+        read = read_examples(data, None, complete=False, header=header, **reading)
         found, blame = _compared(read, family, score, alpha, seed)
     else:
         if family is not None:
             raise PlausibleError("--model names a family to fit where there is no MODEL; give one or the other")
-        found, blame = _judged(model, data, calibration, background, score, alpha, seed, key)
+        found, blame = _judged(model[0], data, calibration, background, score, alpha, seed, key)
     order = found.sort_values(["p_value", "score"], ascending=[True, False], kind="stable").index
     shown = order[:show]
     if explain and len(found):

@@ -21,7 +21,7 @@ def complete(
     prompt: Annotated[
         str,
         typer.Argument(
-            metavar="[PROMPT]", help="What comes before; with none the text begins from nothing.", show_default=False
+            metavar="PROMPT", help="What comes before; with none the text begins from nothing.", show_default=False
         ),
     ] = "",
     length: Annotated[
@@ -37,7 +37,7 @@ def complete(
     top_k: Annotated[int | None, typer.Option(min=1, metavar="K", help="Draw from the K likeliest only.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of the draw; fresh if not given.")] = None,
 ) -> None:
-    """Continue a text with a fitted model of text, character by character."""
+    """Continue a text with a fitted model of text."""
     from plausible.uses.complete import complete as completed
     from plausible.uses.complete import stream
 

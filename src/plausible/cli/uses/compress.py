@@ -22,7 +22,7 @@ BACK = examples(
     "decompress book.plausible chapter.pls -o chapter.txt",
     "decompress digits.plausible digits.pls -o digits.npz",
 )
-ContextFile = Annotated[
+ContextPath = Annotated[
     str | None,
     typer.Option("--context", metavar="FILE", help="Of a model of p(x | c): what holds the c of each example."),
 ]
@@ -31,7 +31,10 @@ ContextFile = Annotated[
 def compress(
     model: ModelPath,
     data: DataPath,
-    out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="Where to.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Where to; with --benchmark it may be left out."),
+    ] = None,
     precision: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,15 +42,14 @@ def compress(
         ),
     ] = None,
     benchmark: Annotated[
-        bool, typer.Option("--benchmark", help="Beside other compressors: a table of sizes and seconds.")
+        bool, typer.Option("--benchmark", help="Print sizes and seconds beside those of other compressors.")
     ] = False,
-    context: ContextFile = None,
+    context: ContextPath = None,
     key: Key = None,
 ) -> None:
     """Compress DATA without loss by a fitted model; the same model is needed to decompress.
 
-    Kept are the values, dtypes and order of columns, not the form of the file: how numbers were written, blank lines
-    between strings, other arrays of an .npz.
+    Kept are the values, dtypes and order of columns, not the form of the file: how numbers were written, and the like.
     """
     from plausible.errors import DataError
     from plausible.training.checkpoint import write_atomically
@@ -77,7 +79,7 @@ def decompress(
         str | None,
         typer.Option("--out", "-o", metavar="FILE", help="As of `plausible sample`. \\[default: standard output]"),
     ] = None,
-    context: ContextFile = None,
+    context: ContextPath = None,
 ) -> None:
     """Decompress what `plausible compress` wrote with the same model."""
     from plausible.data.write import as_text

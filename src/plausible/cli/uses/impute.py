@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plausible.cli.arguments import DataPath, Key, ModelPath, examples, opened
+from plausible.cli.arguments import ContextFile, DataPath, Key, ModelPath, examples, opened
 from plausible.cli.inputs import context_of, writable
 from plausible.cli.terminal import busy, say
 
@@ -54,6 +54,7 @@ def impute(
         ),
     ] = "refuse",
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of the draws; fresh if not given.")] = None,
+    context: ContextFile = None,
     key: Key = None,
 ) -> None:
     """Fill in what is missing in DATA, with a fitted model; what is known stays as it is."""
@@ -73,7 +74,7 @@ def impute(
         as_text(None, space)
     with busy(f"reading {data}"):
         X = read_like(data, space, key=key)
-        context = context_of(fitted, data)
+        c = context_of(fitted, data, context)
         hidden = None if mask is None else _mask(Path(mask))
     X = heard(space, X, unseen)
     unmarked = space.type == "text" and blank is None  # only a blank marks what a text does not have
@@ -81,7 +82,7 @@ def impute(
         how_to = {"text": "; name the character of a blank: --blank _", "image": "; hide a part of it: --mask FILE"}
         say(f"nothing is missing in {data}, which stays as it is{how_to.get(space.type, '')}")
     with busy("filling in"):
-        settings = {"mask": hidden, "blank": blank, "context": context, "method": method, "random_state": seed}
+        settings = {"mask": hidden, "blank": blank, "context": c, "method": method, "random_state": seed}
         found = given.impute(fitted, X, how, draws, **settings)
     if method != "exact":
         say(repr(found))

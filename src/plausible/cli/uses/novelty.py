@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from plausible.cli.arguments import Key, ModelPath, examples, opened
+from plausible.cli.arguments import ContextFile, Key, ModelPath, examples, opened
 from plausible.cli.inputs import context_of, writable
 from plausible.cli.terminal import busy, say
 from plausible.errors import PlausibleWarning
@@ -43,6 +43,7 @@ def novelty(
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, metavar="N", help="How many of these.")] = 12,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of the draw; fresh if not given.")] = None,
+    context: ContextFile = None,
     key: Key = None,
 ) -> None:
     """Say whether a model draws new examples or copies its training rows."""
@@ -55,10 +56,10 @@ def novelty(
         check_form(writable(Path(out)), fitted.space_)
     with busy("reading"):
         X, new = (read_like(path, fitted.space_, key=key) for path in (train, held_out))
-        context = context_of(fitted, held_out)
+        c = context_of(fitted, held_out, context)
     with busy("drawing and searching"), warnings.catch_warnings():
         warnings.simplefilter("ignore", PlausibleWarning)  # which are among the notes that are printed
-        found = found_of(fitted, X, new, n=n, context=context, random_state=seed)
+        found = found_of(fitted, X, new, n=n, context=c, random_state=seed)
     print(found)
     if out is not None:
         say(f"Wrote {found.write(out, pairs)}")

@@ -21,7 +21,7 @@ def query(
     model: ModelPath,
     event: Annotated[
         str | None,
-        typer.Argument(metavar="[EVENT]", help="An expression on columns: its probability.", show_default=False),
+        typer.Argument(metavar="EVENT", help="An expression on columns: its probability.", show_default=False),
     ] = None,
     given: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="What is known. Repeatable.")] = None,
     mean: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Its mean. Repeatable.")] = None,

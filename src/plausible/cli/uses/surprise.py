@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plausible.cli.arguments import Key, ModelPath, examples, opened
+from plausible.cli.arguments import ContextFile, Key, ModelPath, examples, opened
 from plausible.cli.inputs import context_of, writable
 from plausible.cli.terminal import busy, say
 
@@ -36,6 +36,7 @@ def surprise(
     n: Annotated[
         int, typer.Option("-n", "--number", min=1, metavar="N", help="Cells to print, or images to show.")
     ] = 16,
+    context: ContextFile = None,
     key: Key = None,
 ) -> None:
     """Say which cells of DATA a fitted model did not expect, given those before them.
@@ -51,15 +52,15 @@ def surprise(
         _map_files.check_form(writable(Path(out)), fitted.space_)
     with busy(f"reading {data}"):
         X = read_like(data, fitted.space_, key=key)
-        context = context_of(fitted, data)
+        given = context_of(fitted, data, context)
     if out is not None:
         shown = slice(n if out.lower().endswith(".png") else None)
         with busy("scoring"):
-            maps.write(fitted, X[shown], out, context=None if context is None else context[shown])
+            maps.write(fitted, X[shown], out, context=None if given is None else given[shown])
         say(f"Wrote {out}")
         return
     with busy("scoring"):
-        found = maps.surprising(fitted, X, n, context=context)
+        found = maps.surprising(fitted, X, n, context=given)
     rows = [[_short(*cell, fitted.space_.type) for cell in row.items()] for row in found.to_dict("records")]
     print(aligned([tuple(found.columns), *rows]))
 
