@@ -19,7 +19,7 @@ from plausible.cli import app
 from plausible.errors import CapabilityError, DataError, ReadError, SpaceError
 from plausible.heads import DiscretisedLogistics, Heads, MixtureOfLaplaces, MixtureOfNormals
 from plausible.space import Clips, Column, Space
-from plausible.uses.compress import compress, decompress, digest, fingerprint
+from plausible.uses.compress import compress, decompress, digest, fingerprint, note_of
 from plausible.uses.compress._coding import Guard, Stack
 
 SLACK = 64  # bytes beyond one per cent
@@ -430,3 +430,57 @@ def test_files_come_back(tmp_path, of_table, nade):
     assert code == 2 and "not written by compress" in err
     code, _, err = run("compress", tmp_path / "m.plausible", tmp_path / "bits.npz")
     assert code == 2 and "-o FILE" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("no-header.csv", {"header": False}),
+        ("semicolons.csv", {"sep": ";"}),
+        ("other-order.csv", {"columns": ["c2", "c0", "c1"]}),
+        ("tabs.tsv", {"sep": "\t", "header": False}),
+        ("plain.csv", {}),
+    ],
+)
+def test_a_delimited_file_comes_back_byte_for_byte(tmp_path, name, how):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"c0": rng.integers(0, 3, 40), "c1": rng.choice(["up", "down"], 40), "c2": rng.random(40)})
+    table["c2"] = table["c2"].round(2)
+    pl.Independent().fit(table).save(tmp_path / "m.plausible")
+    table.to_csv(tmp_path / name, index=False, **how)
+    args = [tmp_path / "m.plausible", tmp_path / name, "-o", tmp_path / "x.pls"]
+    code, _, err = run("compress", *args)
+    assert code == 0, err
+    assert (note_of((tmp_path / "x.pls").read_bytes()) is None) == (name == "plain.csv")
+    back = tmp_path / f"back-{name}"
+    code, _, err = run("decompress", tmp_path / "m.plausible", tmp_path / "x.pls", "-o", back)
+    assert code == 0 and "note" not in err, err
+    assert back.read_bytes() == (tmp_path / name).read_bytes()
+    code, out, _ = run("decompress", tmp_path / "m.plausible", tmp_path / "x.pls")
+    assert out == (tmp_path / name).read_text()
+
+
+def test_a_column_that_would_be_lost_is_refused(tmp_path, of_table):
+    of_table[0].save(tmp_path / "m.plausible")
+    frame(30, 1).assign(id=range(30)).to_csv(tmp_path / "new.csv", index=False)
+    code, _, err = run("compress", tmp_path / "m.plausible", tmp_path / "new.csv", "-o", tmp_path / "x.pls")
+    assert code == 2 and "does not know the column 'id'" in err and not (tmp_path / "x.pls").exists()
+
+
+def test_recordings_come_back_whole(tmp_path):
+    """They are modelled in windows, and are three all the same."""
+    soundfile = pytest.importorskip("soundfile")
+    rng, clips = np.random.default_rng(0), tmp_path / "clips"
+    clips.mkdir()
+    recordings = [rng.integers(-300, 300, n).astype(np.int16) for n in (50, 21, 33)]
+    for i, samples in enumerate(recordings):
+        soundfile.write(clips / f"{i}.wav", samples, 8000, subtype="PCM_16")
+    model = pl.WaveNet(channels=4, skips=4, layers=2, stacks=1, epochs=1, random_state=0)
+    read = pl.data.read(clips, length=20)
+    model.set_params(space=read.space).fit(read.X).save(tmp_path / "m.plausible")
+    code, _, err = run("compress", tmp_path / "m.plausible", clips, "-o", tmp_path / "x.pls")
+    assert code == 0, err
+    code, _, err = run("decompress", tmp_path / "m.plausible", tmp_path / "x.pls", "-o", tmp_path / "back")
+    assert code == 0 and "Wrote 3 recordings" in err and "note" not in err
+    back = [soundfile.read(file, dtype="int16")[0] for file in sorted((tmp_path / "back").iterdir())]
+    assert all(np.array_equal(a, b) for a, b in zip(back, recordings, strict=True))

@@ -15,6 +15,8 @@ from plausible.data.read import ARRAYS, JSON, PARQUET, _gunzip, _load_array, _lo
 from plausible.errors import DataError, ReadError, SpaceError
 from plausible.space import Audio, Image, Series, Space, Table, Text
 
+TABS = (".tsv", ".tab")
+
 
 def read_like(path: str | Path, space: Space, *, key: str | None = None) -> Any:
     """Read examples of a known space: what a fitted model can score.
@@ -57,25 +59,46 @@ def _raw(path: Path, space: Space, key: str | None) -> Any:
         return _load_array(path, key)[0]
     if suffix in PARQUET:
         return _load_parquet(path)
-    raw = path.read_bytes()
-    if suffix == ".gz":
-        raw, suffix = _gunzip(raw), Path(path.stem).suffix.lower()
-    if b"\0" in raw:
-        raise ReadError(f"this is a binary file of a kind that is not known; expected {space.describe()}")
-    text = texts.decode(raw)
+    text, suffix = _text(path, space)
     if isinstance(space, Text):
         return texts.items(text) if space.end else text
     if suffix in JSON:
         return tables.read_json(text)
-    return _delimited(text, space, tabs=suffix in (".tsv", ".tab"))
+    return _delimited(text, space, tabs=suffix in TABS)
 
 
-def _delimited(text: str, space: Space, tabs: bool) -> pd.DataFrame:
-    """A delimited text whose columns are known: they say whether there is a header, and what is a word."""
+def dialect_like(path: str | Path, space: Space) -> tables.Dialect | None:
+    """How a delimited file of a table is written, of which `read_like` gives the values; None of any other file."""
+    path = Path(path)
+    suffix = (Path(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower()
+    if not isinstance(space, Table) or not path.is_file() or suffix in (*ARRAYS, *PARQUET, *JSON):
+        return None
+    with _naming(path.name):
+        text, suffix = _text(path, space)
+        return _dialect(text, space, tabs=suffix in TABS)
+
+
+def _text(path: Path, space: Space) -> tuple[str, str]:
+    """What a file of text holds, and its suffix."""
+    raw, suffix = path.read_bytes(), path.suffix.lower()
+    if suffix == ".gz":
+        raw, suffix = _gunzip(raw), Path(path.stem).suffix.lower()
+    if b"\0" in raw:
+        raise ReadError(f"this is a binary file of a kind that is not known; expected {space.describe()}")
+    return texts.decode(raw), suffix
+
+
+def _dialect(text: str, space: Space, tabs: bool) -> tables.Dialect:
+    """The columns are known: they say whether there is a header."""
     wanted = _names(space)
     head, whole = text[: tables.SAMPLE], len(text) <= tables.SAMPLE
     tried = [tables.sniff(head, whole=whole, tabs=tabs, header=header) for header in (True, False)]
-    dialect = next((d for d in tried if set(wanted) <= set(d.names)), tried[0])
+    return next((d for d in tried if set(wanted) <= set(d.names)), tried[0])
+
+
+def _delimited(text: str, space: Space, tabs: bool) -> pd.DataFrame:
+    """A delimited text whose columns are known: they say what is a word."""
+    dialect = _dialect(text, space, tabs)
     words = {c.name: "str" for c in space.columns if c.levels and all(isinstance(v, str) for v in c.levels)}
     frame = tables.parse(io.StringIO(text), dialect, dtype={n: t for n, t in words.items() if n in dialect.names})
     if frame.iloc[:, -1].isna().any():

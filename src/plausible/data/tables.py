@@ -41,6 +41,7 @@ class Dialect:
         quote: what cells with a delimiter inside are wrapped in.
         decimal: '.' or ','.
         numbered: the first column has no name and counts the rows, as pandas writes an index; it is left out.
+        header: whether the first row names the columns.
         notes: what was guessed, each with the way to override it.
     """
 
@@ -50,7 +51,13 @@ class Dialect:
     quote: str = '"'
     decimal: str = "."
     numbered: bool = False
+    header: bool = True
     notes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of what is read."""
+        return self.names[self.numbered :]
 
 
 # ------------------------------------------------------------------------------------------------------- dialect
@@ -89,7 +96,7 @@ def sniff(head: str, *, whole: bool, tabs: bool = False, header: bool | None = N
     if numbered:
         notes.append("the first column has no name and counts the rows: left out")
     names = [(named and cell) or f"c{i}" for i, cell in enumerate(rows[0])]
-    return Dialect(tuple(names), delimiter, start + named, quote, decimal, numbered, tuple(notes))
+    return Dialect(tuple(names), delimiter, start + named, quote, decimal, numbered, named, tuple(notes))
 
 
 def split_rows(lines: Iterable[str], delimiter: str, quote: str = '"') -> list[list[str]]:

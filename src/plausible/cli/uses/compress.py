@@ -49,7 +49,7 @@ def compress(
 ) -> None:
     """Compress DATA without loss by a fitted model; the same model is needed to decompress.
 
-    Kept are the values, dtypes and order of columns, not the form of the file: how numbers were written, and the like.
+    Kept are the values, dtypes and order of columns; of the form of a file whether it has a header, and its delimiter.
     """
     from plausible.errors import DataError
     from plausible.training.checkpoint import write_atomically
@@ -60,10 +60,11 @@ def compress(
     place = None if out is None else writable(Path(out))
     fitted = opened(model)
     with busy(f"reading {data}"):
-        X, given = _read(data, fitted.space_, key), context_of(fitted, context or data)
+        form = _form(data, fitted)
+        X, given = _read(data, fitted.space_, key, form), context_of(fitted, context or data)
     started = time.perf_counter()
     with busy("compressing"):
-        found = compressed(fitted, X, precision=_steps(precision), context=given)
+        found = compressed(fitted, X, precision=_steps(precision), context=given, note=form)
     took = time.perf_counter() - started
     if place is not None:
         write_atomically(place, found)
@@ -84,7 +85,9 @@ def decompress(
     """Decompress what `plausible compress` wrote with the same model."""
     from plausible.data.write import as_text
     from plausible.errors import ReadError
+    from plausible.evaluate.likelihood import counted
     from plausible.uses.compress import decompress as decompressed
+    from plausible.uses.compress import note_of
 
     fitted = opened(model)
     space, source = fitted.space_, Path(data)
@@ -96,26 +99,57 @@ def decompress(
         raise ReadError(f"{data}: no such file")
     given = None if fitted.context_space_ is None or context is None else context_of(fitted, context)
     with busy("decompressing"):
-        X = decompressed(fitted, source.read_bytes(), context=given)
+        X, form = decompressed(fitted, source.read_bytes(), context=given), note_of(source.read_bytes())
     if out is None:
-        sys.stdout.write(X if isinstance(X, str) else as_text(X, space))
+        as_it_was = X if isinstance(X, str) else as_text(X, space) if form is None else _delimited(X, space, form)
+        sys.stdout.write(as_it_was)
         return
-    _write(X, Path(out), space)
-    n = f"{len(X):,} {'character' if isinstance(X, str) else 'example'}{'' if len(X) == 1 else 's'}"
-    say(f"Wrote {n} to {out}")
-    if len(X) and not _comes_back(X, out, space):
-        forms = "an .npz file" if space.type in ("image", "series") else "a .parquet file"
+    _write(X, Path(out), space, form)
+    noun = "character" if isinstance(X, str) else "recording" if space.type == "audio" else "example"
+    say(f"Wrote {counted(len(X), noun)} to {out}")
+    if len(X) and not _comes_back(X, out, space, form):
+        forms = {"image": "an .npz file", "series": "an .npz file", "audio": "a folder"}.get(
+            space.type, "a .parquet file"
+        )
         say(f"note: read again, {out} is not what was compressed, as this form cannot hold it; {forms} would")
 
 
-def _read(path: str, space: Any, key: str | None = None) -> Any:
-    """Examples from a file; of one picture, that one."""
+def _form(path: str, model: Any) -> dict | None:
+    """How a delimited file of a table is written, where not as usual: the note that goes with what is in it.
+
+    Raises:
+        SpaceError: it has columns that would be lost.
+    """
+    from plausible.data.like import dialect_like
+    from plausible.errors import SpaceError
+
+    found, space, context = dialect_like(path, model.space_), model.space_, model.context_space_
+    if found is None:
+        return None
+    known = {*space.names, *(context.names if context is not None and context.type == "table" else ())}
+    lost = [name for name in found.columns if name not in known]
+    if lost and set(space.names) <= set(found.columns):
+        raise SpaceError(f"{path}: the model does not know the column {lost[0]!r}; take it out, as it would be lost")
+    order = [space.names.index(name) for name in found.columns if name in space.names]
+    delimiter = " " if found.delimiter == r"\s+" else found.delimiter
+    if found.header and delimiter == "," and order == list(range(space.dims)):
+        return None  # as it would be written anyway
+    return {"order": order, "header": found.header, "delimiter": delimiter}
+
+
+def _read(path: str, space: Any, key: str | None = None, form: dict | None = None) -> Any:
+    """Examples from a file: of one picture that one, recordings whole, columns in the order of the file."""
+    from plausible.data import sounds
     from plausible.data.images import SUFFIXES, read_image
     from plausible.data.like import read_like
 
-    if space.type == "image" and Path(path).suffix.lower() in SUFFIXES and Path(path).is_file():
-        return read_image(Path(path))[None]
-    return read_like(path, space, key=key)
+    place = Path(path)
+    if space.type == "image" and place.suffix.lower() in SUFFIXES and place.is_file():
+        return read_image(place)[None]
+    if space.type == "audio" and (place.is_dir() or place.suffix.lower() in sounds.SUFFIXES) and place.exists():
+        return sounds.read_sounds(place)
+    X = read_like(path, space, key=key)
+    return X.iloc[:, form["order"]] if form is not None and hasattr(X, "iloc") else X
 
 
 def _check_form(path: Path, space: Any) -> None:
@@ -124,7 +158,16 @@ def _check_form(path: Path, space: Any) -> None:
     check_form(path, space)
 
 
-def _write(X: Any, path: Path, space: Any) -> None:
+def _delimited(X: Any, space: Any, form: dict, delimiter: str | None = None) -> str:
+    """A table as the file was that it came from; an array has its columns in the order of the model."""
+    from plausible.data.write import as_frame
+
+    frame = as_frame(X, space)
+    frame = frame if frame is X else frame.iloc[:, form["order"]]
+    return frame.to_csv(index=False, header=form["header"], sep=delimiter or form["delimiter"])
+
+
+def _write(X: Any, path: Path, space: Any, form: dict | None) -> None:
     from PIL import Image
 
     from plausible.data.write import pixels, write
@@ -132,19 +175,22 @@ def _write(X: Any, path: Path, space: Any) -> None:
 
     if isinstance(X, str):
         write_atomically(path, X.encode())
+    elif form is not None and path.suffix.lower() in (".csv", ".tsv"):
+        tab = "\t" if path.suffix.lower() == ".tsv" else None
+        write_atomically(path, _delimited(X, space, form, tab).encode())
     elif space.type == "image" and path.suffix.lower() == ".png" and len(X) == 1:
         Image.fromarray(pixels(X, space)[0]).save(path)
     else:
         write(X, path, space)
 
 
-def _comes_back(X: Any, path: str, space: Any) -> bool:
+def _comes_back(X: Any, path: str, space: Any, form: dict | None) -> bool:
     """Whether a file, read again, holds the same."""
     from plausible.errors import PlausibleError
     from plausible.uses.compress import digest
 
     try:
-        return digest(_read(path, space)) == digest(X)
+        return digest(_read(path, space, form=form)) == digest(X)
     except PlausibleError:
         return False
 

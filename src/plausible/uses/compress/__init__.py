@@ -44,7 +44,14 @@ PRINT, TAIL = 8, 4  # bytes of a fingerprint, and of the digest at the end
 PLAIN, SHORTER, SHORTEST = range(3)  # how the meta part is written: as it is, by zlib, by lzma
 
 
-def compress(model: Any, X: Any, *, precision: float | dict[str, float] | None = None, context: Any = None) -> bytes:
+def compress(
+    model: Any,
+    X: Any,
+    *,
+    precision: float | dict[str, float] | None = None,
+    context: Any = None,
+    note: Any = None,
+) -> bytes:
     """Write examples in about -log2 p(X) bits.
 
     Args:
@@ -54,6 +61,7 @@ def compress(model: Any, X: Any, *, precision: float | dict[str, float] | None =
         precision: the step that reals are rounded to: of all of them, or by column. None rounds nothing: the reals of a
             column are multiples of some step, such as 0.01, or are refused.
         context: as in `fit`; to be given to `decompress` as well.
+        note: whatever else is to be kept, as JSON can hold it; `note_of` returns it.
 
     Raises:
         CapabilityError: the family has no way to compress; the message says which have.
@@ -72,6 +80,8 @@ def compress(model: Any, X: Any, *, precision: float | dict[str, float] | None =
         if walk.lanes != MOST_LANES:
             meta["lanes"] = walk.lanes
         payload, notes = walk.write(packed.index, packed.coded)
+    if note is not None:
+        meta["note"] = note
     said = [meta.pop("n"), _versions(), *([meta] if meta else [])]
     parts = [_smallest(json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()), packed.mask, notes]
     out = MAGIC + model_print + contents + b"".join(varint(len(part)) + part for part in parts) + payload
@@ -97,8 +107,8 @@ def decompress(model: Any, data: bytes, *, context: Any = None) -> Any:
             f"the data were compressed with another model (its fingerprint is {model_print.hex()}, that of this "
             f"{type(model).__name__} {fingerprint(model).hex()}); decompress them with that one"
         )
-    n, versions, *more = json.loads(_expanded(meta))
-    packed = prepared(model.space_, {"n": n, **(more[0] if more else {})}, mask)
+    versions, meta = _said(meta)
+    packed = prepared(model.space_, meta, mask)
     if packed.coded.any():
         walk = _walk(model, packed, context, packed.meta.get("lanes", MOST_LANES))
         packed.index = walk.read(packed.coded, payload, notes)
@@ -113,6 +123,15 @@ def decompress(model: Any, data: bytes, *, context: Any = None) -> Any:
             f"probabilities than when the data were compressed ({hint}); use what was used then"
         )
     return X
+
+
+def note_of(data: bytes) -> Any:
+    """Return the note that `compress` was given, or None.
+
+    Raises:
+        ReadError: data are not what `compress` wrote, or were cut or altered.
+    """
+    return _said(_taken_apart(bytes(data))[2][0])[1].get("note")
 
 
 def fingerprint(model: Any) -> bytes:
@@ -161,6 +180,12 @@ def _expanded(part: bytes) -> bytes:
     return text if way == PLAIN else zlib.decompress(text) if way == SHORTER else lzma.decompress(text)
 
 
+def _said(part: bytes) -> tuple[str, dict]:
+    """The versions that wrote the data, and what was kept beside the code."""
+    n, versions, *more = json.loads(_expanded(part))
+    return versions, {"n": n, **(more[0] if more else {})}
+
+
 def _taken_apart(data: bytes) -> tuple[bytes, bytes, list[bytes], bytes]:
     """Fingerprint, digest of the examples, three parts and the payload; all of it as it was written."""
     if data[: len(MAGIC)] != MAGIC:
@@ -177,4 +202,4 @@ def _taken_apart(data: bytes) -> tuple[bytes, bytes, list[bytes], bytes]:
     return *prints, parts, data[at:-TAIL]
 
 
-__all__ = ["compress", "decompress", "digest", "fingerprint"]
+__all__ = ["compress", "decompress", "digest", "fingerprint", "note_of"]
