@@ -79,6 +79,7 @@ def test_events_are_enumerated(table, event):
     states = joint_of(table)
     found = query.probability(table, event)
     assert found.kind == "exact" and found.method == "enumeration" and found.standard_error == 0
+    assert repr(found).endswith("(exact for the model, by enumeration)")  # and not about the world
     inside = states.query(event)
     assert float(found) == pytest.approx(inside.p.sum(), abs=1e-10)
     states = states[states.paid]

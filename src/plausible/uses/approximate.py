@@ -60,7 +60,7 @@ class Given:
 
     def __repr__(self) -> str:
         if self.kind == "exact":
-            return f"exact draws given the known cells of {len(self.effective_sample_size)} examples"
+            return f"exact draws of the model given the known cells of {len(self.effective_sample_size)} examples"
         ess = self.effective_sample_size
         how = {"importance": "weighted proposals", "chain": "Markov chains"}[self.method]
         moves = "" if self.acceptance is None else f", acceptance {np.mean(self.acceptance):.2f}"

@@ -9,7 +9,7 @@ one; a module that knows its moments is asked for them. All else is drawn, with 
 asked.
 
     from plausible.uses import query
-    query.probability(model, "age > 40 and income == '>50K'", {"sex": "F"})     # 0.1234 (exact, by enumeration)
+    query.probability(model, "age > 40 and income == '>50K'", {"sex": "F"})  # 0.1234 (exact for the model, by enumeration)
     query.expectation(model, lambda df: df.a * df.b, atol=0.01)                 # 1.23 ± 0.01 (estimate from ... draws)
     query.quantile(model, "age", 0.9, {"sex": "F"})
 
@@ -43,7 +43,7 @@ class Answer:
     Attributes:
         value: a float; of several columns, a ``pandas.Series`` or ``DataFrame``.
         standard_error: in the same form; zero where exact.
-        kind: 'exact' or 'estimate'.
+        kind: 'exact' or 'estimate' of what the model says; neither tells how far the model is from the world.
         method: 'enumeration', 'quadrature' or 'closed form'; 'draws', 'weighted draws' or 'draws of chains'.
         draws: how many it is estimated from; zero where exact.
         effective_sample_size: how many independent draws these are worth.
@@ -61,7 +61,7 @@ class Answer:
 
     def __repr__(self) -> str:
         if self.kind == "exact":
-            how = f"exact, by {self.method}" if self.method != "closed form" else "exact, in closed form"
+            how = f"exact for the model, {'in' if self.method == 'closed form' else 'by'} {self.method}"
         else:
             worth = "" if self.method == "draws" else f", worth {self.effective_sample_size:,.0f}"
             how = f"estimate from {self.draws:,} {self.method}{worth}"

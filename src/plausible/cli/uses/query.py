@@ -41,7 +41,10 @@ def query(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Ask a fitted model of a table: what is the probability of EVENT, the mean of a column? With its error bar."""
+    """Ask a fitted model of a table: what is the probability of EVENT, the mean of a column?
+
+    An answer is exact for the model, or an estimate with its error bar. How good the model is, neither says.
+    """
     from plausible.errors import DataError
     from plausible.uses import query as ask
 
