@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 
@@ -23,9 +24,9 @@ BIT = Column("bit", "binary", (0, 1))
 MIXED = (BIT, Column("colour", "categorical", ("r", "g", "b")), Column("real", "real"), BIT)
 
 
-def net(columns, n_context: int = 0) -> _FVSBN:
+def net(columns, n_context: int = 0, orderings: int = 1) -> _FVSBN:
     with torch.random.fork_rng(devices=[]):
-        module = _FVSBN(Space(tuple(columns), (len(columns),)), n_context, 3).double().eval()
+        module = _FVSBN(Space(tuple(columns), (len(columns),)), n_context, 3, orderings).double().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in module.parameters():
@@ -47,8 +48,9 @@ def chain(n: int, dims: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("n_context", [0, 2])
-def test_the_probabilities_of_all_bits_sum_to_one(n_context):
-    module = net([BIT] * 8, n_context)
+@pytest.mark.parametrize("orderings", [1, 3])
+def test_the_probabilities_of_all_bits_sum_to_one(n_context, orderings):
+    module = net([BIT] * 8, n_context, orderings)
     c = torch.ones(256, 2, dtype=torch.float64) if n_context else None
     assert module.log_prob(every(8), c).exp().sum().item() == pytest.approx(1, abs=1e-9)
 
@@ -58,38 +60,60 @@ def test_conditionals_are_logits_linear_in_what_is_before():
     z = every(6)
     params = module.conditionals(z)
     for d in range(6):
-        wanted = module.bias[d] + (2 * z[:, :d] - 1) @ module.weight[d, :d]
+        wanted = module.bias[0, d] + (2 * z[:, :d] - 1) @ module.weight[0, d, :d]
         assert torch.allclose(params[:, d], wanted, atol=1e-12)
+
+
+def test_in_another_ordering_logits_are_linear_in_what_comes_first_there():
+    module = net([BIT] * 6, orderings=3)
+    z, order = every(6), module.order_of(2)
+    params = module.conditionals(z, None, 2)
+    for k, d in enumerate(order):
+        wanted = module.bias[2, d] + (2 * z[:, order[:k]] - 1) @ module.weight[2, d, order[:k]]
+        assert torch.allclose(params[:, d], wanted, atol=1e-12)
+    each = torch.stack([module.log_prob_in_order(z, None, s).exp() for s in range(3)])
+    assert torch.allclose(module.log_prob(z).exp(), each.mean(0), atol=1e-12)
+
+
+def test_the_loss_is_that_of_each_ordering_on_average():
+    module, z = net(MIXED, orderings=3), torch.tensor([[0.0, 2, 0.3, 1], [1, 1, -2.0, 0], [1, 0, torch.nan, 1]])
+    each = torch.stack([module.log_prob_in_order(z.double(), None, s) for s in range(3)])
+    assert torch.allclose(module.loss(z.double()), -each.mean(0), atol=1e-12)
+    module.n_active = 1
+    assert torch.allclose(module.loss(z.double()), -each[0], atol=1e-12)
 
 
 @pytest.mark.parametrize("columns", [[BIT] * 6, MIXED], ids=["bits", "mixed"])
 @pytest.mark.parametrize("n_context", [0, 2])
-def test_draws_are_those_of_the_full_pass(columns, n_context):
-    module, dims = net(columns, n_context), len(columns)
+@pytest.mark.parametrize("s", [0, 1])
+def test_draws_are_those_of_the_full_pass(columns, n_context, s):
+    module, dims = net(columns, n_context, 2), len(columns)
     generator = torch.Generator().manual_seed(1)
     u = torch.rand(40, dims, N_UNIFORMS, generator=generator, dtype=torch.float64)
     c = torch.randn(40, 2, generator=generator, dtype=torch.float64) if n_context else None
     z = torch.zeros(40, dims, dtype=torch.float64)
-    for d in range(dims):
-        z[:, d] = module.heads.sample(module.conditionals(z, c), u)[:, d]
-    assert torch.allclose(module.from_uniforms(u, c), z, atol=1e-9)
+    for d in module.order_of(s):
+        z[:, d] = module.heads.sample(module.conditionals(z, c, s), u)[:, d]
+    assert torch.allclose(module.from_uniforms(u, c, s=s), z, atol=1e-9)
 
 
 @pytest.mark.skipif(not _fused.available(), reason="numba is not installed")
-def test_bits_are_drawn_with_and_without_numba_alike(monkeypatch):
-    module = net([BIT] * 7)
+@pytest.mark.parametrize("s", [0, 1])
+def test_bits_are_drawn_with_and_without_numba_alike(monkeypatch, s):
+    module = net([BIT] * 7, orderings=2)
     u = torch.rand(60, 7, N_UNIFORMS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     known = torch.full((60, 7), torch.nan, dtype=torch.float64)
     known[:, :2] = torch.tensor([1.0, 0.0])
-    compiled = [module.from_uniforms(u), module.from_uniforms(u, None, known)]
+    compiled = [module.from_uniforms(u, s=s), module.from_uniforms(u, None, known, s)]
     assert (compiled[1][:, :2] == known[:, :2]).all() and not torch.equal(*compiled)
     monkeypatch.setattr(_fused, "available", lambda: False)
-    assert torch.equal(module.from_uniforms(u), compiled[0])
-    assert torch.equal(module.from_uniforms(u, None, known), compiled[1])
+    assert torch.equal(module.from_uniforms(u, s=s), compiled[0])
+    assert torch.equal(module.from_uniforms(u, None, known, s), compiled[1])
 
 
-def test_draws_follow_the_probabilities(draws):
-    module = net([BIT] * 4)
+@pytest.mark.parametrize("orderings", [1, 3])
+def test_draws_follow_the_probabilities(draws, orderings):
+    module = net([BIT] * 4, orderings=orderings)
     expected = module.log_prob(every(4)).exp().detach().numpy() * 20_000
     z = module.sample(20_000, rng=draws).long().numpy()
     found = np.bincount(np.ravel_multi_index(z.T, (2,) * 4), minlength=16)
@@ -99,14 +123,16 @@ def test_draws_follow_the_probabilities(draws):
 # ---------------------------------------------------------------------------------------------------------- the fit
 
 
+FULL = {"validation_fraction": 0.0, "epochs": 200, "batch_size": 400, "random_state": 0}
+
+
 @pytest.mark.parametrize("penalty", [1.0, 30.0])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_fixed_penalty_is_penalised_logistic_regression(penalty, weighted):
     """scikit-learn's C is 1 / lambda, and it does not penalise the intercept either."""
     X = chain(400, 4)
     w = 1.0 + np.arange(400) % 3 if weighted else None
-    settings = {"validation_fraction": 0.0, "epochs": 200, "batch_size": 400, "random_state": 0}
-    model = pl.FVSBN(penalty=penalty, **settings).fit(X, sample_weight=w)
+    model = pl.FVSBN(penalty=penalty, norm="l2", **FULL).fit(X, sample_weight=w)
     assert model.penalty_ == penalty
     wanted = np.zeros(len(X))
     for d in range(4):
@@ -115,9 +141,37 @@ def test_a_fixed_penalty_is_penalised_logistic_regression(penalty, weighted):
         else:
             logistic = LogisticRegression(C=1 / penalty, tol=1e-8).fit(2 * X[:, :d] - 1, X[:, d], sample_weight=w)
             p = logistic.predict_proba(2 * X[:, :d] - 1)[:, 1]
-            np.testing.assert_allclose(model.module_.weight[d, :d].detach(), logistic.coef_[0], atol=2e-3)
+            np.testing.assert_allclose(model.module_.weight[0, d, :d].detach(), logistic.coef_[0], atol=2e-3)
         wanted += np.where(X[:, d] == 1, np.log(p), np.log(1 - p))
     np.testing.assert_allclose(model.log_prob(X), wanted, atol=5e-3)
+
+
+@pytest.mark.parametrize("orderings", [1, 2])
+def test_an_l1_penalty_meets_the_conditions_of_its_minimum(orderings):
+    """The slope of -log p is lambda, towards zero, at every weight that is not zero, and at most that at the others."""
+    X, penalty = chain(400, 6), 10.0
+    module = pl.FVSBN(penalty=penalty, orderings=orderings, **FULL).fit(X).module_
+    x = torch.tensor(2.0 * X - 1)
+    for s in range(orderings):
+        W, mask = module.weight[s].detach(), module.mask[s] > 0
+        p = torch.sigmoid(module.conditionals(torch.tensor(X, dtype=torch.float32), None, s)).detach()
+        slope = (p - torch.tensor(X)).T.float() @ x.float()  # of the sum of -log p, (D, D)
+        large, zero = mask & (W.abs() > 0.02), mask & (W.abs() <= 0.02)
+        assert large.any() and zero.any()
+        assert torch.allclose(slope[large], -penalty * W[large].sign(), atol=0.5)
+        assert (slope[zero].abs() < penalty + 0.5).all()
+
+
+def test_several_orderings_are_each_fitted_and_their_mixture_is_the_model():
+    """Each ordering comes close to the truth, and the mixture is no worse than they are on average."""
+    X = chain(1500, 6)
+    model = pl.FVSBN(orderings=3, penalty=3.0, epochs=100, batch_size=500, random_state=0).fit(X[:1000])
+    module, z = copy.deepcopy(model.module_).double(), torch.tensor(X[1000:], dtype=torch.float64)
+    each = [module.log_prob_in_order(z, None, s).mean().item() for s in range(3)]
+    truth = -np.log(2) - 5 * stats.entropy([0.25, 0.75])
+    assert all(abs(value - truth) < 0.1 for value in each), (each, truth)
+    assert model.score(X[1000:]) >= np.mean(each)
+    assert model.module_.n_parameters == 3 * (6 + 15)
 
 
 def test_noise_gets_a_large_penalty_and_structure_a_small_one():

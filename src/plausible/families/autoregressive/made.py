@@ -23,7 +23,6 @@ Bishop, Mixture density networks, 1994 (heads for reals).
 from __future__ import annotations
 
 import bisect
-import math
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +30,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.base import Module, Traits
-from plausible.errors import CapabilityError
-from plausible.families._stepwise import Stepwise
+from plausible.families.autoregressive._orderings import Orderings, position, refuse_text
 from plausible.heads import Heads
 from plausible.neural import Neural
 from plausible.nn import Dropout, activation
-from plausible.options import OptionError, estimator, option
+from plausible.options import estimator, option
 from plausible.space import Space
 
 LARGEST_DIRECT = 4_000_000  # weights of the direct connections that 'auto' still makes
@@ -55,7 +53,7 @@ class _State:
     k: int = 0  # dimensions given so far
 
 
-class _MADE(Stepwise):
+class _MADE(Orderings):
     """Legend: n examples, D dimensions, F input features, H hidden units, P parameters of all heads, S orderings."""
 
     def __init__(
@@ -80,8 +78,8 @@ class _MADE(Stepwise):
         self.of_context = nn.ModuleList(nn.Linear(n_context, b, bias=False) for b in widths[1:] if n_context)
         self.nonlinearity, self.dropout = activation(nonlinearity), Dropout(dropout)
         self.degrees = [_degrees(h, space.dims, lowest=0 if n_context else 1) for h in hidden]
-        position = torch.stack([_position(space.dims, s) for s in range(orderings)])
-        self.register_buffer("position", position, persistent=False)  # (S, D), from 1
+        at = torch.stack([position(space.dims, s) for s in range(orderings)])
+        self.register_buffer("position", at, persistent=False)  # (S, D), from 1
         for i, degrees in enumerate(self.degrees):
             self.register_buffer(f"degrees_{i}", torch.tensor(degrees), persistent=False)
         if orderings == 1:
@@ -131,45 +129,11 @@ class _MADE(Stepwise):
                 h = self.dropout(self.nonlinearity(h))
         return h if self.direct is None else h + F.linear(x, weights[-1])
 
-    def log_prob_each(self, z, c=None):
-        if self.orderings > 1:
-            raise CapabilityError(
-                "a mixture of orderings has no log-probability of each dimension; fit with orderings=1 for that"
-            )
-        return super().log_prob_each(z, c)
-
-    def log_prob(self, z, c=None, rng=None):
-        parts = [self.log_prob_in_order(z, c, s) for s in range(self.orderings)]
-        return parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0) - math.log(self.orderings)
-
-    def log_prob_in_order(self, z: torch.Tensor, c: torch.Tensor | None = None, s: int = 0) -> torch.Tensor:
-        """Return log p_s(z) with shape (n,)."""
-        return self.heads.log_prob(self.conditionals(z, c, s), z.flatten(1)).sum(1)
-
     def loss(self, z, c=None, *, rng=None):
         if self.training and self.orderings > 1:  # one ordering per step: its loss bounds that of the mixture
             s = int(torch.randint(self.orderings, (), generator=rng, device=rng.device))
             return -self.log_prob_in_order(z, c, s)
         return -self.log_prob(z, c)
-
-    def sample(self, n, c=None, *, rng):
-        if self.orderings == 1:
-            return super().sample(n, c, rng=rng)
-        u = self._uniforms(n, rng)
-        which = torch.randint(self.orderings, (n,), generator=rng, device=u.device)
-        z = torch.empty(n, self.dims, dtype=u.dtype, device=u.device)
-        for s in which.unique().tolist():
-            rows = (which == s).nonzero().flatten()
-            z[rows] = self.from_uniforms(u[rows], None if c is None else c[rows], s=s)
-        return z
-
-    def sample_given(self, z, c=None, *, rng):
-        if self.orderings > 1:
-            raise CapabilityError("a mixture of orderings draws nothing given a part exactly; fit with orderings=1")
-        return super().sample_given(z, c, rng=rng)
-
-    def from_uniforms(self, u, c=None, known=None, s: int = 0):
-        return self._draw(self.start(len(u), c, s), u, known)
 
     def start(self, n: int, c: torch.Tensor | None = None, s: int = 0) -> _State:
         """Return the state before any dimension is known."""
@@ -228,14 +192,6 @@ def _degrees(width: int, dims: int, lowest: int) -> list[int]:
     return [lowest + h * n_degrees // width for h in range(width)]
 
 
-def _position(dims: int, s: int) -> torch.Tensor:
-    """Return the position of each dimension, from 1; ordering 0 is the natural one, the others are fixed at random."""
-    if s == 0:
-        return torch.arange(1, dims + 1)
-    order = torch.randperm(dims, generator=torch.Generator("cpu").manual_seed(s), device="cpu")
-    return order.argsort().to(torch.get_default_device()) + 1
-
-
 @estimator
 class MADE(Neural):
     """Masked autoencoder: exact autoregressive density of tables (any columns), images, text and series.
@@ -269,10 +225,7 @@ class MADE(Neural):
     )
 
     def _build(self, space: Space, context_space: Space) -> Module:
-        if self.orderings > 1 and self.space_.type == "text":
-            raise OptionError(
-                "MADE(orderings>1) cannot model text, whose strings end at different places; use orderings=1"
-            )
+        refuse_text("MADE", self.orderings, self.space_)
         heads = Heads(space, self.components)
         direct = heads.size * heads.n_features <= LARGEST_DIRECT if self.direct == "auto" else bool(self.direct)
         return _MADE(

@@ -25,7 +25,6 @@ References: Uria, Murray and Larochelle, A deep and tractable density estimator,
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.base import Module, Traits
-from plausible.errors import CapabilityError
-from plausible.families._stepwise import Stepwise
+from plausible.families.autoregressive._orderings import Orderings
 from plausible.families.autoregressive._shared_hidden import at_once, by_blocks
 from plausible.heads import Heads
 from plausible.neural import Neural
@@ -52,7 +50,7 @@ class _State:
     k: int = 0  # dimensions given so far
 
 
-class _OrderlessNADE(Stepwise):
+class _OrderlessNADE(Orderings):
     """Legend: n examples, D dimensions, F input features, H hidden units, P parameters of all heads, S orderings."""
 
     def __init__(self, space: Space, n_context: int, hidden, components, reals, orderings, nonlinearity, dropout):
@@ -93,12 +91,6 @@ class _OrderlessNADE(Stepwise):
             h = self.dropout(self.nonlinearity(F.linear(h, layer.weight) + bias))
         return h
 
-    def order_of(self, s: int) -> list[int]:
-        """The dimensions in ordering s: 0 is the natural one, the others are fixed at random."""
-        if s == 0:
-            return self.order
-        return torch.randperm(self.dims, generator=torch.Generator("cpu").manual_seed(s), device="cpu").tolist()
-
     # ------------------------------------------------------------------------------------------------- evaluate
 
     def given_known(self, z: torch.Tensor, known: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
@@ -117,17 +109,6 @@ class _OrderlessNADE(Stepwise):
             net = (self.source, self.heads.owner, order, lambda sums, above=above: self._top(sums, above))
             parts.append(last + by_blocks(x, self.W, self.V, first, *net))
         return torch.cat(parts) if parts else z.new_zeros(0, self.heads.size)
-
-    def log_prob_each(self, z, c=None):
-        if self.orderings > 1:
-            raise CapabilityError(
-                "a mixture of orderings has no log-probability of each dimension; fit with orderings=1 for that"
-            )
-        return super().log_prob_each(z, c)
-
-    def log_prob(self, z, c=None, rng=None):
-        parts = [self.heads.log_prob(self.conditionals(z, c, s), z.flatten(1)).sum(1) for s in range(self.orderings)]
-        return torch.stack(parts).logsumexp(0) - math.log(self.orderings)
 
     def loss(self, z, c=None, *, rng=None):
         return self.held_out_loss(z, c, rng=rng) if self.training else -self.log_prob(z, c)
@@ -165,17 +146,6 @@ class _OrderlessNADE(Stepwise):
     def _params(self, sums: torch.Tensor, biases: list[torch.Tensor], d: int) -> torch.Tensor:
         _, rows, _ = self.heads.single(d)
         return F.linear(self._top(sums, biases[:-1]), self.V[rows]) + biases[-1][:, rows]
-
-    def sample(self, n, c=None, *, rng):
-        u = self._uniforms(n, rng)
-        if self.orderings == 1:
-            return self.from_uniforms(u, c)
-        which = torch.randint(self.orderings, (n,), generator=rng, device=u.device)
-        z = torch.empty(n, self.dims, dtype=u.dtype, device=u.device)
-        for s in which.unique().tolist():
-            rows = (which == s).nonzero().flatten()
-            z[rows] = self._draw(self.start(len(rows), None if c is None else c[rows], s), u[rows])
-        return z
 
     # ---------------------------------------------------------------------------------------------------- given
 
