@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from plausible.families._stepwise import Stepwise
 from plausible.heads import Bernoulli, DiscretisedLogistics, Heads
-from plausible.nn.causal import CausalNet
+from plausible.nn.causal import CausalNet, Pointwise
 from plausible.nn.causal_steps import PixelSteps, arithmetic
 from plausible.space import Space
 
@@ -63,7 +63,7 @@ class Pixels(Stepwise):
         n_hidden, self.n_hidden = self.net.width * self.parts, self.net.width
         self.n_out = components * (1 + 2 * n_channels + n_channels * (n_channels - 1) // 2)
         self.n_out = self.n_out if self.mixes else n_channels * self.size
-        self.of_pixels = nn.Linear(self.net.width, n_hidden)
+        self.of_pixels = Pointwise(self.net.width, n_hidden)
         self.of_channels = nn.Linear(n_in, n_hidden, bias=False) if self.parts > 1 else None
         self.of_context = nn.Linear(n_context, n_hidden, bias=False) if n_context else None
         self.out = nn.Linear(n_hidden, self.n_out, bias=False)
