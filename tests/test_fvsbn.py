@@ -129,19 +129,22 @@ FULL = {"validation_fraction": 0.0, "epochs": 200, "batch_size": 400, "random_st
 @pytest.mark.parametrize("penalty", [1.0, 30.0])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_fixed_penalty_is_penalised_logistic_regression(penalty, weighted):
-    """scikit-learn's C is 1 / lambda, and it does not penalise the intercept either."""
+    """Of standardised columns. scikit-learn's C is 1 / lambda, and it does not penalise the intercept either."""
     X = chain(400, 4)
+    X[::2, 0] = 0  # so that not all deviations are alike
     w = 1.0 + np.arange(400) % 3 if weighted else None
     model = pl.FVSBN(penalty=penalty, norm="l2", **FULL).fit(X, sample_weight=w)
     assert model.penalty_ == penalty
+    x = (2 * X - 1) / (2 * X.std(0))
     wanted = np.zeros(len(X))
     for d in range(4):
         if d == 0:
             p = np.full(len(X), np.average(X[:, 0], weights=w))
         else:
-            logistic = LogisticRegression(C=1 / penalty, tol=1e-8).fit(2 * X[:, :d] - 1, X[:, d], sample_weight=w)
-            p = logistic.predict_proba(2 * X[:, :d] - 1)[:, 1]
-            np.testing.assert_allclose(model.module_.weight[0, d, :d].detach(), logistic.coef_[0], atol=2e-3)
+            logistic = LogisticRegression(C=1 / penalty, tol=1e-8).fit(x[:, :d], X[:, d], sample_weight=w)
+            p = logistic.predict_proba(x[:, :d])[:, 1]
+            found = model.module_.weight[0, d, :d].detach().numpy() * 2 * X.std(0)[:d]
+            np.testing.assert_allclose(found, logistic.coef_[0], atol=2e-3)
         wanted += np.where(X[:, d] == 1, np.log(p), np.log(1 - p))
     np.testing.assert_allclose(model.log_prob(X), wanted, atol=5e-3)
 
@@ -150,12 +153,13 @@ def test_a_fixed_penalty_is_penalised_logistic_regression(penalty, weighted):
 def test_an_l1_penalty_meets_the_conditions_of_its_minimum(orderings):
     """The slope of -log p is lambda, towards zero, at every weight that is not zero, and at most that at the others."""
     X, penalty = chain(400, 6), 10.0
+    X[::2, 0] = 0  # so that not all deviations are alike
     module = pl.FVSBN(penalty=penalty, orderings=orderings, **FULL).fit(X).module_
     x = torch.tensor(2.0 * X - 1)
     for s in range(orderings):
         W, mask = module.weight[s].detach(), module.mask[s] > 0
         p = torch.sigmoid(module.conditionals(torch.tensor(X, dtype=torch.float32), None, s)).detach()
-        slope = (p - torch.tensor(X)).T.float() @ x.float()  # of the sum of -log p, (D, D)
+        slope = (p - torch.tensor(X)).T.float() @ x.float() / x.std(0, correction=0).float()  # of the sum of -log p
         large, zero = mask & (W.abs() > 0.02), mask & (W.abs() <= 0.02)
         assert large.any() and zero.any()
         assert torch.allclose(slope[large], -penalty * W[large].sign(), atol=0.5)

@@ -5,11 +5,12 @@ r"""Fully visible sigmoid belief network: every conditional is a (generalised) l
 For bits with f(x) = 2 x - 1 these are D logistic regressions; levels, counts and reals have the heads of the package.
 The D regressions are one masked matrix product. The loss has a penalty on the weights,
 
-    - log p(x) + lambda / n sum |W|    or    - log p(x) + lambda / (2 n) sum W^2
+    - log p(x) + lambda / n sum s_i |W_di|    or    - log p(x) + lambda / (2 n) sum (s_i W_di)^2
 
-with lambda chosen on held-out examples from large to small, each fit starting from the one before; the last fit has the
-penalty at the lowest point of a parabola through the best three, and all examples. For bits the problem is convex: what
-differs between the fits is the penalty alone, and early stopping has nothing to do.
+where s_i is the deviation of f(x_i), as if columns were standardised: a rare bit may speak as loud as a common one. lambda
+is chosen on held-out examples from large to small, each fit starting from the one before; the last fit has the penalty at
+the lowest point of a parabola through the best three, and all examples. For bits the problem is convex: what differs
+between the fits is the penalty alone, and early stopping has nothing to do.
 
 With S orderings the model is their mixture, p(x) = 1/S sum_s p_s(x), each with weights of its own. The penalty is
 chosen in the natural one, and the last fit is of all.
@@ -44,6 +45,7 @@ from plausible.space import Space
 from plausible.training import Events, History
 
 PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)  # lambda to choose from
+LEAST_SPREAD = 0.1  # a column that hardly varies would have weights of any size
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 1000, 10, 100  # of one fit with epochs='auto'; the last has four times as many
 
 
@@ -63,6 +65,7 @@ class _FVSBN(Orderings):
         super().__init__()
         self.dims, self.orderings, self.norm, self.looked = space.dims, orderings, norm, False
         self.heads = Heads(space, components)
+        self.bits = all(column.kind == "binary" for column in space.columns)
         size, n_features = self.heads.size, self.heads.n_features
         self.weight = nn.Parameter(torch.zeros(orderings, size, n_features))
         self.bias = nn.Parameter(self.heads.initial().repeat(orderings, 1))
@@ -73,6 +76,7 @@ class _FVSBN(Orderings):
         mask = at[:, self.heads.owner, None] > at[:, None, self.heads.source]
         self.register_buffer("mask", mask.to(torch.float32), persistent=False)  # (S, P, F)
         self.register_buffer("penalty", torch.zeros((), dtype=torch.float64))  # lambda
+        self.register_buffer("spread", torch.ones(n_features), persistent=False)  # s
         self.per_example = 0.0  # lambda / n
         self.n_active = orderings  # the first so many are trained
 
@@ -87,6 +91,7 @@ class _FVSBN(Orderings):
             self.looked = True
             with torch.no_grad():
                 self.bias.copy_(self.heads.marginal(z.flatten(1)))
+                self.spread.copy_(self.heads.features(z.flatten(1)).std(0, correction=0).clamp_min(LEAST_SPREAD))
 
     def penalise(self, penalty: float, n: float) -> None:
         """Have lambda = `penalty` in the loss of n examples."""
@@ -110,6 +115,7 @@ class _FVSBN(Orderings):
         params = params + self._biases(len(z), c)[:, :k]
         loss = -self.heads.log_prob(params.flatten(0, 1), z.repeat_interleave(k, 0)).sum(1).view(-1, k).mean(1)
         if self.training and self.per_example:
+            weight = weight * self.spread
             size = weight.abs().sum() if self.norm == "l1" else 0.5 * weight.square().sum()
             loss = loss + self.per_example / k * size
         return loss
@@ -129,7 +135,7 @@ class _FVSBN(Orderings):
         return state.params[self.heads.single(state.order[state.k])[1]].T
 
     def from_uniforms(self, u, c=None, known=None, s=0):
-        if not (all(column.kind == "binary" for column in self.heads.columns) and _fused.usable(self.weight)):
+        if not (self.bits and _fused.usable(self.weight)):
             return super().from_uniforms(u, c, known, s)
         bias = self._biases(len(u), c)[:, s]
         return _fused.sample_masked(u[..., 0], known, self.order_of(s), [self.weight[s]], [bias])
