@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from plausible.base import Module
+from plausible.families.direct import _normal
 from plausible.families.direct._columns import LOG_SQRT_2PI, Columns, mean_of, parts, variance_of
 from plausible.families.direct._reals import (
     POOLED_ABOVE,
@@ -113,8 +114,10 @@ class MixtureModule(Module):
         spread = variance_of(y, w)
         if self.student:  # a far row must not make the pseudo-rows wide
             spread = robust_variance(y, w).minimum(spread)
-        if self.student or y.isnan().any():
+        if self.student or (y.isnan().any() and isinstance(self.law, Diagonal)):
             covariance = torch.diag(spread)
+        elif y.isnan().any():
+            covariance = _normal.estimate(y, w, self._parts(y))[1]
         else:
             covariance = torch.cov(y.T, aweights=w, correction=0).reshape(len(y.T), len(y.T))
         self._whole = (shares, mean_of(x, w), variance_of(x, w), mean_of(y, w), covariance)

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import torch
 
-from plausible.families.direct._columns import LOG_SQRT_2PI
+from plausible.families.direct._columns import LOG_SQRT_2PI, mean_of, variance_of
 
 AS_NUMBERS = 52  # columns up to which a pattern is a whole number in double precision
 
 
 def log_density(x: torch.Tensor, mean: torch.Tensor, cholesky: torch.Tensor) -> torch.Tensor:
+PSEUDO_ROWS = 2.0  # of uncorrelated columns, in an estimate from rows that may be few, or miss what they share
     """log N(x; mean, L L') of complete rows: (n, D) -> (n,)."""
     white = torch.linalg.solve_triangular(cholesky, (x - mean).T, upper=False)  # (D, n)
     return -0.5 * white.square().sum(0) - cholesky.diagonal().log().sum() - x.shape[1] * LOG_SQRT_2PI
@@ -84,6 +85,20 @@ def moments(
         shares.index_add_(0, which, weight if share is None else share)
         second = _spread(observed, shares, cholesky, covariance)
     return weight @ x, second + (x * weight[:, None]).T @ x
+
+
+def estimate(
+    x: torch.Tensor, weight: torch.Tensor, pieces: list[slice], iterations: int = 30
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean (D,) and covariance (D, D) of rows with missing cells: a few iterations of EM, piece by piece."""
+    mean, variance, total = mean_of(x, weight), variance_of(x, weight), weight.sum()
+    covariance = start = torch.diag(torch.where(variance > 1e-12, variance, 1e-6))  # a constant column has no factor
+    for _ in range(iterations):
+        sums = [moments(x[part], weight[part], mean, covariance) for part in pieces]
+        mean = sum(first for first, _ in sums) / total
+        scatter = sum(second for _, second in sums) - total * torch.outer(mean, mean)
+        covariance = (scatter + PSEUDO_ROWS * start) / (total + PSEUDO_ROWS)
+    return mean, covariance
 
 
 def _patterns(missing: torch.Tensor, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

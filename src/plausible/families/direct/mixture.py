@@ -36,6 +36,7 @@ from plausible.options import estimator, option
 from plausible.randomness import seed_of
 from plausible.space import Space
 from plausible.training import Chunks, Events, History, em, run
+from plausible.transforms import NormalMargins, Standardise, Transform
 
 COVARIANCES = ("full", "tied", "diagonal", "spherical", "factors")
 FULL_UP_TO = 64  # real columns for which 'auto' takes a full covariance
@@ -82,6 +83,11 @@ class Mixture(Generative):
         above=0,
         choices=("fit",),
     )
+    margins: str = option(
+        "plain",
+        "of the real columns: 'normal' bends each into a normal first, which suits skewed ones and those of few values",
+        choices=("plain", "normal"),
+    )
     n_init: int = option(3, "restarts, of which the best is carried on", low=1)
     max_iter: int = option(200, "EM iterations, at most", low=1)
     tol: float = option(1e-4, "nats a row by which an iteration must improve the fit for another to follow", low=0)
@@ -108,6 +114,9 @@ class Mixture(Generative):
         """Scores of the numbers of components that were tried: BIC (smaller is better), or held-out nats a row."""
         check_is_fitted(self, "module_")
         return dict(zip(self.module_.tried.tolist(), self.module_.scores.tolist(), strict=True))
+
+    def _transforms(self, space: Space) -> list[Transform]:
+        return [Standardise()] if self.margins == "plain" else [NormalMargins(), Standardise()]
 
     def _build(self, space: Space, context_space: Space) -> Module:
         n_reals = sum(c.kind == "real" for c in space.columns)
