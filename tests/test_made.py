@@ -13,6 +13,7 @@ from scipy import stats
 
 import plausible as pl
 from plausible.errors import CapabilityError, DataError
+from plausible.families.autoregressive import _fused
 from plausible.families.autoregressive.made import _MADE, MADE
 from plausible.heads import N_UNIFORMS
 from plausible.options import OptionError
@@ -32,12 +33,12 @@ MIXED = (
 )
 
 
-def net(columns, hidden=(24,), orderings=1, direct=True, n_context=0, shape=None, spread=0.7) -> _MADE:
+def net(columns, hidden=(24,), orderings=1, direct=True, n_context=0, shape=None, spread=0.7, kind="tanh") -> _MADE:
     """A net of random weights, so strong that every connection shows."""
     space = Space(tuple(columns), shape or (len(columns),))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # torch's layers draw their first weights from the global generator
-        module = _MADE(space, n_context, hidden, 3, orderings, direct, "tanh", 0.0).double().eval()
+        module = _MADE(space, n_context, hidden, 3, orderings, direct, kind, 0.0).double().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in module.parameters():
@@ -178,16 +179,42 @@ def test_steps_give_the_conditionals_of_the_full_pass(options):
             value = z[:, d]
 
 
+def uniforms(n: int, dims: int) -> torch.Tensor:
+    return torch.rand(n, dims, N_UNIFORMS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def drawn_slowly(module: _MADE, u: torch.Tensor, c: torch.Tensor | None, s: int = 0) -> torch.Tensor:
+    """By a full pass for every dimension."""
+    z = torch.zeros(u.shape[:2], dtype=torch.float64)
+    for d in module.order_of(s):
+        z[:, d] = module.heads.sample(module.conditionals(z, c, s), u)[:, d]
+    return z
+
+
 @shapes
-def test_the_fast_sampler_is_the_slow_one(options):
-    module = net(MIXED, **options)
+@pytest.mark.parametrize("columns", [MIXED, (BIT,) * 9], ids=["mixed", "bits"])
+def test_the_fast_sampler_is_the_slow_one(columns, options):
+    module = net(columns, **options)
     _, c = some(module, 50)
-    u = torch.rand(50, len(MIXED), N_UNIFORMS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    u = uniforms(50, len(columns))
     for s in range(module.orderings):
-        slow = torch.zeros(50, len(MIXED), dtype=torch.float64)
-        for d in module.position[s].argsort().tolist():  # a full pass for every dimension
-            slow[:, d] = module.heads.sample(module.conditionals(slow, c, s), u)[:, d]
-        assert torch.allclose(module.from_uniforms(u, c, s=s), slow, atol=1e-9)
+        assert torch.allclose(module.from_uniforms(u, c, s=s), drawn_slowly(module, u, c, s), atol=1e-9)
+
+
+@pytest.mark.skipif(not _fused.available(), reason="numba is not installed")
+@pytest.mark.parametrize("kind", ["relu", "elu", "gelu", "silu", "tanh"])
+def test_bits_are_drawn_with_and_without_numba_alike(monkeypatch, kind):
+    module = net((BIT,) * 9, hidden=(24, 16), n_context=1, orderings=2, kind=kind)
+    _, c = some(module, 50)
+    u, known = uniforms(50, 9), torch.full((50, 9), torch.nan, dtype=torch.float64)
+    known[:, :3] = torch.tensor([1.0, 0.0, 1.0])
+    asked = [(u, c, None, 0), (u, c, None, 1), (u, c, known, 0), (u, c, known, 1)]
+    compiled = [module.from_uniforms(*one) for one in asked]
+    monkeypatch.setattr(_fused, "_parts", lambda n: 3)
+    assert all(torch.equal(module.from_uniforms(*one), z) for one, z in zip(asked, compiled, strict=True))
+    monkeypatch.setattr(_fused, "available", lambda: False)
+    assert all(torch.equal(module.from_uniforms(*one), z) for one, z in zip(asked, compiled, strict=True))
+    assert torch.equal(compiled[3][:, :3], known[:, :3]) and 0.1 < compiled[3][:, 3:].mean() < 0.9
 
 
 @pytest.mark.parametrize("options", [{}, {"orderings": 3}, {"hidden": (8, 8), "direct": False}])

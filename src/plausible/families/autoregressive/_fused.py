@@ -10,13 +10,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 KINDS = {"sigmoid": 0, "tanh": 1, "relu": 2}
+UNITS = KINDS | {"elu": 3, "gelu": 4, "silu": 5}  # what `sample_masked` knows
 FEWEST = 16  # examples a thread should have
+LANES = 16  # numbers that are added at once: rows of a multiple of these leave no rest to do one by one
 
 
 @functools.cache
@@ -32,7 +36,7 @@ def usable(like: torch.Tensor) -> bool:
 
 def hidden_dots(x: torch.Tensor, W: torch.Tensor, V: torch.Tensor, a: torch.Tensor, kind: str) -> torch.Tensor:
     """Return out (n, D) of features x (n, D), W and V (D, H) and sums a (n, H) before any dimension."""
-    return _HiddenDots.apply(x.to(W.dtype), W, V, a.to(W.dtype), kind)
+    return _HiddenDots.apply(x.to(W.dtype), *_padded(W, V, a.to(W.dtype)), kind)
 
 
 class _HiddenDots(torch.autograd.Function):
@@ -80,23 +84,56 @@ def sample_bits(
     """Draw bits z (n, D) from uniforms u (n, D): z_d = [u_d < sigmoid(b_d + out_d)], x = z - off; b is (n, D)."""
     from plausible.families.autoregressive._kernels import nade_sample
 
-    z = torch.full_like(u, torch.nan) if known is None else known.to(u).clone()
-    arrays = [t.detach().contiguous().numpy() for t in (z, u.logit(), off.to(u), W, V, b, a.clone())]
+    z, (W, V, a) = _started(u, known), _padded(W, V, a.clone())
+    arrays = [t.detach().contiguous().numpy() for t in (z, u.logit(), off.to(u), W, V, b, a)]
     how = KINDS[kind], W.dtype == torch.float32
     _share(len(u), lambda part, first, last: nade_sample(*arrays, first, last, *how))
     return z
 
 
-def sample_linear(
-    u: torch.Tensor, known: torch.Tensor | None, weight: torch.Tensor, params: torch.Tensor
+def sample_masked(
+    u: torch.Tensor,
+    known: torch.Tensor | None,
+    order: Sequence[int],
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor],
+    direct: torch.Tensor | None = None,
+    degrees: Sequence[Sequence[int]] = (),
+    kind: str = "relu",
 ) -> torch.Tensor:
-    """Draw bits from logits params (n, D) + sum_{i<d} weight_di (2 z_i - 1) in the same way."""
-    from plausible.families.autoregressive._kernels import linear_sample
+    """Draw bits of a masked net in this order of the dimensions, in the same way.
 
-    z = torch.full_like(u, torch.nan) if known is None else known.to(u).clone()
-    arrays = [t.detach().contiguous().numpy() for t in (z, u.logit(), weight.T, params.clone())]
-    _share(len(u), lambda part, first, last: linear_sample(*arrays, first, last))
-    return z
+    Layers have weights (units, inputs), of which those that the masks rule out are not looked at, and biases (n,
+    units); hidden units have ascending degrees. The weights `direct` (D, D) lead from the bits to their logits.
+    """
+    from plausible.families.autoregressive._kernels import masked_sample
+
+    weights, biases, D = list(weights), list(biases), u.shape[1]
+    direct = weights[0].new_empty(0, 0) if direct is None else direct
+    moved = list(order) != list(range(D))
+    if moved:
+        weights[0] = weights[0][:, order]
+        weights[-1], biases[-1] = weights[-1][order], biases[-1][:, order]
+        direct = direct[order][:, order] if len(direct) else direct
+        u, known = u[:, order], None if known is None else known[:, order]
+    z = _started(u, known)
+    flat, bias = torch.cat([w.flatten() for w in weights]), torch.cat(biases, 1)
+    widths = np.array([w.shape[1] for w in weights])
+    upto = np.array([np.searchsorted(layer, np.arange(D + 1)) for layer in degrees], np.int64).reshape(-1, D + 1)
+    z_, level, flat, direct, bias = (t.detach().contiguous().numpy() for t in (z, u.logit(), flat, direct, bias))
+    net = flat, widths, direct, bias, upto
+    _share(len(u), lambda part, first, last: masked_sample(z_, level, *net, first, last, UNITS[kind]))
+    return z[:, np.argsort(order)] if moved else z
+
+
+def _started(u: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+    """What is known of the bits (n, D), NaN elsewhere."""
+    return torch.full_like(u, torch.nan) if known is None else known.to(u).clone()
+
+
+def _padded(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Give (rows, H) columns of zeros up to a multiple of `LANES`: hidden units that lead nowhere."""
+    return [F.pad(t, (0, -t.shape[1] % LANES)) for t in tensors]
 
 
 def _parts(n: int) -> int:

@@ -4,7 +4,7 @@ Only `_fused` imports this file, which needs numba. Each function works on some 
 lock, so that threads share the work. Examples are taken `ROWS` at a time, so that a row of weights that is in the cache
 serves all of them.
 
-Most bits are zero (the features are the differences from each column's more frequent value), and a hidden layer
+NADE: most bits are zero (the features are the differences from each column's more frequent value), and a hidden layer
 changes after a dimension whose feature is not zero only: h is computed anew then, and only then.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 ROWS = 8  # a multiple of 4
-SIGMOID, TANH, RELU = range(3)
+SIGMOID, TANH, RELU, ELU, GELU, SILU = range(6)
 
 # Sums may be taken in any order; NaN and infinity keep their meaning, as the training loop looks for them.
 compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
@@ -155,6 +155,14 @@ def nade_backward(x, W, V, a, g, dW, dV, da, first, last, kind, single):
 
 
 @compiled
+def _bit(z, level, i, d, logit):
+    """Return z_id; where it is NaN it is set to [level < logit] first."""
+    if np.isnan(z[i, d]):
+        z[i, d] = 1 if level[i, d] < logit else 0
+    return z[i, d]
+
+
+@compiled
 def nade_sample(z, level, off, W, V, b, a, first, last, kind, single):
     """Set z (n, D), where it is NaN, to the bits [level < logit] in order; level is the logit of a uniform."""
     D, H = W.shape
@@ -167,21 +175,53 @@ def nade_sample(z, level, off, W, V, b, a, first, last, kind, single):
             _dots(h, V[d], dots)
             for e in range(rows):
                 i = start + e
-                if np.isnan(z[i, d]):
-                    z[i, d] = 1 if level[i, d] < b[i, d] + dots[e] else 0
-                value = z[i, d] - off[d]
+                value = _bit(z, level, i, d, b[i, d] + dots[e]) - off[d]
                 if value != 0:
                     _add(a[i], value, W[d])
                     _activate(a[i], h[e], kind, single)
 
 
 @compiled
-def linear_sample(z, level, weight, params, first, last):
-    """The same for logits linear in the bits as -1 and 1: weight (D, D) from the row's bit to the column's logit."""
-    D = len(weight)
+def _unit(a, kind):
+    """The activation of a hidden unit."""
+    if kind == RELU:
+        return max(a, 0.0)
+    if kind == TANH:
+        return math.tanh(a)
+    if kind == ELU:
+        return a if a > 0 else math.expm1(a)
+    if kind == GELU:
+        return 0.5 * a * (1 + math.erf(a * math.sqrt(0.5)))
+    return a / (1 + math.exp(-a))
+
+
+@compiled
+def masked_sample(z, level, weights, widths, direct, bias, upto, first, last, kind):
+    """The same for a masked net, which is shown bits as -1 and 1 and whose units stand in the order they are known in.
+
+    Layer l has an input of widths[l]; its units before upto[l, d + 1] are known when d bits are, and see nothing else
+    than what is known of its input then. The last layer puts out the logits, to which direct (D, D) leads from the bits
+    as well, if it is not empty. `weights` and bias (n, units) have layer after layer.
+    """
+    n_hidden, D = upto.shape[0], z.shape[1]
+    seen = np.zeros((n_hidden + 1, ROWS, widths.max()), weights.dtype)  # the input of each layer
+    dots, more = np.zeros(ROWS, weights.dtype), np.zeros(ROWS, weights.dtype)
     for start in range(first, last, ROWS):
+        rows = min(ROWS, last - start)
         for d in range(D):
-            for i in range(start, min(start + ROWS, last)):
-                if np.isnan(z[i, d]):
-                    z[i, d] = 1 if level[i, d] < params[i, d] else 0
-                _add(params[i, d + 1 :], 2 * z[i, d] - 1, weight[d, d + 1 :])
+            known, unit, place = d, 0, 0
+            for layer in range(n_hidden):
+                for u in range(upto[layer, d], upto[layer, d + 1]):
+                    at = place + u * widths[layer]
+                    _dots(seen[layer], weights[at : at + known], dots)
+                    for e in range(rows):
+                        seen[layer + 1, e, u] = _unit(bias[start + e, unit + u] + dots[e], kind)
+                known, unit = upto[layer, d + 1], unit + widths[layer + 1]
+                place += widths[layer] * widths[layer + 1]
+            at = place + d * widths[n_hidden]
+            _dots(seen[n_hidden], weights[at : at + known], dots)
+            if len(direct):
+                _dots(seen[0], direct[d, :d], more)
+            for e in range(rows):
+                i = start + e
+                seen[0, e, d] = 2 * _bit(z, level, i, d, bias[i, unit + d] + dots[e] + more[e]) - 1

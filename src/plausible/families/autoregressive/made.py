@@ -11,7 +11,8 @@ With S orderings the model is their mixture, p(x) = 1/S sum_s p_s(x): whole-exam
 logits, whose average is no distribution.
 
 Units are sorted by degree. The incremental form (`start`, `step`) then finishes, for each new dimension, just the units
-of its degree, so that drawing all D dimensions costs one masked pass and not D.
+of its degree, so that drawing all D dimensions costs one masked pass and not D; what is masked it never reads. Where
+all columns are bits and numba is installed, all steps are one loop compiled by it (`_kernels`).
 
 Expected: 92.6 nats on fixed binarised MNIST with 500 hidden units and one ordering (published 94.5); red wine, mean
 test log-likelihood of RNADE's ten folds, -8.9 with 16 orderings (published for RNADE: -9.36).
@@ -30,6 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.base import Module, Traits
+from plausible.families.autoregressive import _fused
 from plausible.families.autoregressive._orderings import Orderings, position, refuse_text
 from plausible.heads import Heads
 from plausible.neural import Neural
@@ -47,7 +49,7 @@ class _State:
     seen: list[torch.Tensor]  # input of each layer: (F, n), then activations (H, n); rows behind the counts are unset
     counts: list[int]  # rows of each input that are known
     bias: list[torch.Tensor]  # of each layer, with the context's share: (H, n) or (P, n)
-    weights: list[torch.Tensor]  # masked, of each layer; the last one to the parameters
+    weights: list[torch.Tensor]  # of each layer; the last one to the parameters
     direct: torch.Tensor | None
     order: list[int]  # dimensions in the order they are drawn
     k: int = 0  # dimensions given so far
@@ -76,7 +78,8 @@ class _MADE(Orderings):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.direct = nn.Linear(n_features, size, bias=False) if direct else None
         self.of_context = nn.ModuleList(nn.Linear(n_context, b, bias=False) for b in widths[1:] if n_context)
-        self.nonlinearity, self.dropout = activation(nonlinearity), Dropout(dropout)
+        self.kind, self.nonlinearity, self.dropout = nonlinearity, activation(nonlinearity), Dropout(dropout)
+        self.bits = all(column.kind == "binary" for column in space.columns)
         self.degrees = [_degrees(h, space.dims, lowest=0 if n_context else 1) for h in hidden]
         at = torch.stack([position(space.dims, s) for s in range(orderings)])
         self.register_buffer("position", at, persistent=False)  # (S, D), from 1
@@ -135,13 +138,22 @@ class _MADE(Orderings):
             return -self.log_prob_in_order(z, c, s)
         return -self.log_prob(z, c)
 
+    def _biases(self, n: int, c: torch.Tensor | None) -> list[torch.Tensor]:
+        """Of each layer, with the context's share: (n, H) or (n, P)."""
+        own = [layer.bias.expand(n, -1) for layer in self.layers]
+        return own if c is None else [b + net(c) for b, net in zip(own, self.of_context, strict=True)]
+
+    def from_uniforms(self, u, c=None, known=None, s=0):
+        if not (self.bits and _fused.usable(self.layers[0].weight)):
+            return super().from_uniforms(u, c, known, s)
+        weights, direct = [layer.weight for layer in self.layers], self.direct and self.direct.weight
+        net = self.order_of(s), weights, self._biases(len(u), c), direct, self.degrees, self.kind
+        return _fused.sample_masked(u[..., 0], known, *net)
+
     def start(self, n: int, c: torch.Tensor | None = None, s: int = 0) -> _State:
         """Return the state before any dimension is known."""
-        weights = self._masked(s)
-        direct = weights.pop() if self.direct is not None else None
-        bias = [layer.bias[:, None].expand(-1, n) for layer in self.layers]
-        if c is not None:
-            bias = [b + net(c).T for b, net in zip(bias, self.of_context, strict=True)]
+        weights, direct = [layer.weight for layer in self.layers], self.direct and self.direct.weight
+        bias = [b.T for b in self._biases(n, c)]
         position = self.position[s].tolist()
         order = sorted(range(self.dims), key=lambda d: position[d])
         columns = [f for d in order for f in range(self.heads.n_features)[self.heads.single(d)[2]]]

@@ -67,7 +67,7 @@ class _NADE(Stepwise):
         with torch.no_grad():
             self.b.copy_(self.heads.marginal(z))
             if self.bits:
-                self.usual.copy_((z.nanmean(0) > 0.5).to(self.usual))
+                self.usual.copy_(self.b > 0)
 
     def act(self, sums: torch.Tensor) -> torch.Tensor:
         """The nonlinearity of the hidden units."""
