@@ -15,6 +15,7 @@ from torch import nn
 import plausible as pl
 from plausible.errors import BudgetWarning, DivergedError, DivergedWarning, InterruptedWarning, ModelFileError
 from plausible.neural import Watch
+from plausible.options import OptionError
 from plausible.training import Events, alternate, count, em, minimise, run
 from plausible.training.checkpoint import write_atomically
 
@@ -351,3 +352,54 @@ def test_a_gpu_fits_and_scores_like_the_cpu():
     on_cpu = pl.MADE(hidden=(32,), epochs=30, random_state=0, device="cpu").fit(X)
     assert on_gpu.score(X) == pytest.approx(on_cpu.score(X), abs=0.05)
     assert on_gpu.sample(10, random_state=0).shape == (10, 2)
+
+
+def test_until_ends_a_run_where_its_schedule_is_not_over():
+    module = Quadratic()
+    step = minimise(module, learning_rate=0.1, schedule="cosine")
+    history = fit(module, step=step, epochs=10, until=4)
+    assert history.kept_epoch == 4 and history.stopped == "epochs" and module.seen == 400
+    assert step.rate == pytest.approx(0.05 * (1 + np.cos(np.pi * 39 / 100)))
+
+
+def test_refit_learns_from_all_examples_for_as_many_epochs_as_were_best(monkeypatch):
+    runs = []
+
+    def spied(step, events, **settings):
+        start = {k: v.clone() for k, v in step.module.state_dict().items()}
+        history = run(step, events, **settings)
+        runs.append((len(events), settings["until"], settings["watch"], start, history.kept_epoch))
+        return history
+
+    monkeypatch.setattr("plausible.neural.run", spied)
+    X = correlated(200)
+    model = pl.MADE(hidden=(64,), epochs=40, learning_rate=0.05, patience=4, refit=True, random_state=0).fit(X)
+    (first, second) = runs
+    assert first[:2] == (180, None) and first[2] is not None
+    assert second[:3] == (200, first[4], None) and second[4] == first[4] < 40
+    assert all(torch.equal(v, first[3][k]) for k, v in second[3].items())  # it starts where the first did
+    rows = model.history_
+    assert rows.epoch.is_monotonic_increasing and rows.epoch.iloc[-1] == model.kept_epoch_
+    assert rows.held_out.isna().iloc[-1] and rows.held_out.notna().iloc[0]
+
+
+def test_an_interrupted_refit_leaves_the_first_fit(monkeypatch):
+    states = []
+
+    def breaks_off(step, events, **settings):
+        history = run(step, events, **settings)
+        if settings["until"] is None:
+            states.append({k: v.clone() for k, v in step.module.state_dict().items()})
+        else:
+            history.stopped = "interrupted"
+        return history
+
+    monkeypatch.setattr("plausible.neural.run", breaks_off)
+    model = pl.MADE(hidden=(8,), epochs=5, refit=True, random_state=0).fit(correlated(100))
+    assert model.stopped_ == "interrupted"
+    assert all(torch.equal(v, states[0][k]) for k, v in model.module_.state_dict().items())
+
+
+def test_a_checkpoint_holds_no_refit(tmp_path):
+    with pytest.raises(OptionError, match="refit=False"):
+        pl.MADE(hidden=(4,), refit=True, checkpoint=str(tmp_path / "c")).fit(correlated(100))

@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from plausible.base import Generative, Module
+from plausible.errors import BudgetWarning
 from plausible.options import OptionError, estimator, option
 from plausible.randomness import RowNoise
 from plausible.training import Batch, Events, History, minimise, run
@@ -35,6 +37,7 @@ class Neural(Generative):
         10, "looks at the held-out loss without improvement before stopping", low=1, choices=(None,)
     )
     validation_fraction: float = option(0.1, "share of the examples held out for early stopping; 0 for none", low=0)
+    refit: bool = option(False, "fit once more, to the held-out examples too, for as many epochs as were best")
     clip_norm: float | None = option(None, "largest norm of the gradient", above=0)
     ema: float | None = option(None, "decay of the average of the weights that is kept", low=0)
     weight_decay: float = option(0.0, "of AdamW", low=0)
@@ -62,6 +65,19 @@ class Neural(Generative):
         module.look(train.take(some, rng).z)
         if self.device != "auto" and _absent(torch.device(self.device)):
             raise OptionError(f"device={self.device!r}, but torch finds no such GPU here; use 'auto' or 'cpu'")
+        if not self.refit or held_out is None:
+            return self._run(module, train, held_out, rng, self.budget)
+        return self._refit(module, train, held_out, rng)
+
+    def _run(
+        self,
+        module: Module,
+        train: Events,
+        held_out: Events | None,
+        rng,
+        budget: float | None,
+        until: int | None = None,
+    ) -> History:
         return run(
             self._step(module),
             train,
@@ -70,11 +86,36 @@ class Neural(Generative):
             rng=rng,
             watch=None if held_out is None else Watch(module, held_out),
             patience=self.patience,
-            budget=self.budget,
+            budget=budget,
             checkpoint=self._checkpoint(train),
             progress=Progress(type(self).__name__, bar=self.verbose, tensorboard=self.tensorboard),
             name=type(self).__name__,
+            until=until,
         )
+
+    def _refit(self, module: Module, train: Events, held_out: Events, rng: torch.Generator) -> History:
+        """Find the best epoch; then start again, with all examples, and end there. Each fit has half of the budget."""
+        if self.checkpoint is not None:
+            raise OptionError("a checkpoint holds one fit; use refit=False with one")
+        if not isinstance(train, Events):
+            raise OptionError("refit=True needs the examples in memory; use refit=False for what is read in chunks")
+        budget, start = None if self.budget is None else self.budget / 2, _copied(module)
+        first = self._run(module, train, held_out, rng, budget)
+        if first.stopped == "interrupted":
+            return first
+        best = _copied(module)
+        module.load_state_dict(start)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BudgetWarning)  # the first fit has said it
+            second = self._run(module, train.joined(held_out), None, rng, budget, first.kept_epoch)
+        if second.stopped in ("interrupted", "diverged"):
+            module.load_state_dict(best)
+            first.stopped, first.seconds = second.stopped, first.seconds + second.seconds
+            return first
+        before = int(first.rows[-1]["epoch"])
+        first.rows += [row | {"epoch": before + row["epoch"]} for row in second.rows]
+        first.kept_epoch, first.seconds = before + second.kept_epoch, first.seconds + second.seconds
+        return first
 
     def _held_out_share(self) -> float:
         return self.validation_fraction
@@ -107,6 +148,10 @@ class Neural(Generative):
         for data in (train.x, getattr(train, "c", None)):
             digest.update(b"" if data is None else data.cpu().contiguous().numpy().tobytes())
         return Checkpoint(self.checkpoint, digest.hexdigest(), resume=self.resume, every=self.checkpoint_every)
+
+
+def _copied(module: Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in module.state_dict().items()}
 
 
 class Watch:

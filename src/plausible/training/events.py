@@ -50,6 +50,11 @@ class Events:
         c, weight = (None if t is None else t[index] for t in (self.c, self.weight))
         return Events(self.x[index], c, weight, self.prepare, self.dtype)
 
+    def joined(self, other: Events) -> Events:
+        """Return these examples and the others."""
+        both = ((self.x, other.x), (self.c, other.c), (self.weight, other.weight))
+        return Events(*(None if a is None else torch.cat([a, b]) for a, b in both), self.prepare, self.dtype)
+
     def batches(self, size: int | None, rng: torch.Generator) -> Iterator[Batch]:
         """Yield each example once, in an order drawn from `rng`; in the given order if `size` is None (one batch)."""
         n = len(self)

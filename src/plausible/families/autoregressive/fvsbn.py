@@ -7,10 +7,10 @@ The D regressions are one masked matrix product. The loss has a penalty on the w
 
     - log p(x) + lambda / n sum s_i |W_di|    or    - log p(x) + lambda / (2 n) sum (s_i W_di)^2
 
-where s_i is the deviation of f(x_i), as if columns were standardised: a rare bit may speak as loud as a common one. lambda
-is chosen on held-out examples from large to small, each fit starting from the one before; the last fit has the penalty at
-the lowest point of a parabola through the best three, and all examples. For bits the problem is convex: what differs
-between the fits is the penalty alone, and early stopping has nothing to do.
+where s_i is the deviation of f(x_i), as if columns were standardised: a rare bit may speak as loud as a common one.
+lambda is chosen on held-out examples from large to small, each fit starting from the one before; the last fit has the
+penalty at the lowest point of a parabola through the best three, and all examples. For bits the problem is convex: what
+differs between the fits is the penalty alone, and early stopping has nothing to do.
 
 With S orderings the model is their mixture, p(x) = 1/S sum_s p_s(x), each with weights of its own. The penalty is
 chosen in the natural one, and the last fit is of all.
@@ -202,14 +202,14 @@ class FVSBN(Neural):
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
         if self.penalty != "auto" or held_out is None:
             module.penalise(0.0 if self.penalty == "auto" else self.penalty, _size(train))
-            return self._fit_once(module, train, held_out, rng)
+            return self._fit_once(module, train, held_out, rng, refit=self.refit)
         if self.checkpoint is not None:
             raise OptionError("a checkpoint holds one fit; give the penalty as a number to use one")
         return _Search(self, module, train, held_out, rng)()
 
     def _fit_once(self, module, train, held_out, rng, last: bool = True, **changes) -> History:
         """Fit with the penalty that the module has; `changes` are made to the settings."""
-        one = copy.copy(self)
+        one, changes = copy.copy(self), {"refit": False} | changes
         if self.epochs == "auto":
             epochs = -(-STEPS // max(train.n_batches(self.batch_size), 1))
             changes["epochs"] = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS) * (4 if last else 1)
@@ -253,7 +253,7 @@ class _Search:
         """Fit all orderings to all examples, or to those that are not held out where something has to stop it."""
         self.fits_left = 1
         if isinstance(self.train, Events) and self.module.context_encoder is None:
-            return self._fit(penalty, _joined(self.train, self.held_out), None)
+            return self._fit(penalty, self.train.joined(self.held_out), None)
         # The encoder of a context can overfit; what is read in chunks has no end to join.
         return self._fit(penalty, self.train, self.held_out) if self.module.orderings > 1 else None
 
@@ -285,13 +285,6 @@ def _lowest(losses: list[float]) -> float:
         return PENALTIES[k]
     lowest = 0.5 * (x[0] + x[1]) - left / (2 * curve)
     return math.exp(min(max(lowest, x[2]), x[0]))
-
-
-def _joined(a: Events, b: Events) -> Events:
-    def both(s, t):
-        return None if s is None else torch.cat([s, t])
-
-    return Events(both(a.x, b.x), both(a.c, b.c), both(a.weight, b.weight), a.prepare, a.dtype)
 
 
 def _size(events: Events) -> float:
