@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A name added here is promised for good: think before you do.
 PUBLIC = {
-    *("AnomalyDetector", "BayesClassifier", "check_model", "compare", "load", "read"),
+    *("AnomalyDetector", "BayesClassifier", "check_model", "compare", "Imputer", "load", "read"),
     *("data", "errors", "evaluate", "heads", "registry", "sampling", "space", "transforms", "uses"),
     "__version__",
 }

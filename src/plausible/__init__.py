@@ -18,6 +18,7 @@ _LAZY = {
     "BayesClassifier": "plausible.uses.classify",
     "check_model": "plausible.checks",
     "compare": "plausible.evaluate",
+    "Imputer": "plausible.uses.imputer",
     "load": "plausible.files",
     "read": "plausible.data",
 }
