@@ -9,7 +9,7 @@ one; a module that knows its moments is asked for them. All else is drawn, with 
 asked.
 
     from plausible.uses import query
-    query.probability(model, "age > 40 and income == '>50K'", {"sex": "F"})  # 0.1234 (exact for the model, by enumeration)
+    query.probability(model, "age > 40 and income == '>50K'", {"sex": "F"})  # 0.12 (exact for the model, by ...)
     query.expectation(model, lambda df: df.a * df.b, atol=0.01)                 # 1.23 ± 0.01 (estimate from ... draws)
     query.quantile(model, "age", 0.9, {"sex": "F"})
 
