@@ -13,15 +13,18 @@ whole normal, x*_m + S_mo S_oo^-1 (x_o - x*_o) has the conditional law.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from plausible.families.direct._columns import LOG_SQRT_2PI, mean_of, variance_of
 
+SHARED_BY = 16  # rows, from which on those of a pattern are solved for together
 AS_NUMBERS = 52  # columns up to which a pattern is a whole number in double precision
+PSEUDO_ROWS = 2.0  # of uncorrelated columns, in an estimate from rows that may be few, or miss what they share
 
 
 def log_density(x: torch.Tensor, mean: torch.Tensor, cholesky: torch.Tensor) -> torch.Tensor:
-PSEUDO_ROWS = 2.0  # of uncorrelated columns, in an estimate from rows that may be few, or miss what they share
     """log N(x; mean, L L') of complete rows: (n, D) -> (n,)."""
     white = torch.linalg.solve_triangular(cholesky, (x - mean).T, upper=False)  # (D, n)
     return -0.5 * white.square().sum(0) - cholesky.diagonal().log().sum() - x.shape[1] * LOG_SQRT_2PI
@@ -43,8 +46,7 @@ def distance_of(x: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor) -
         white = torch.linalg.solve_triangular(cholesky, (x - mean).T, upper=False)  # (D, n)
         return white.square().sum(0), (2 * cholesky.diagonal().log().sum()).expand(len(x))
     _, which, cholesky = _patterns(missing, covariance)
-    residual = torch.nan_to_num(x - mean)[:, :, None]
-    white = torch.linalg.solve_triangular(cholesky[which], residual, upper=False)[:, :, 0]  # (n, D)
+    white = _solved(_forward, cholesky, which, torch.nan_to_num(x - mean))  # (n, D)
     return white.square().sum(1), 2 * cholesky.diagonal(dim1=1, dim2=2).log().sum(1)[which]
 
 
@@ -53,8 +55,7 @@ def regress(residual: torch.Tensor, missing: torch.Tensor, covariance: torch.Ten
     if not len(residual):
         return residual
     _, which, cholesky = _patterns(missing, covariance)
-    known = torch.where(missing, 0.0, residual)[:, :, None]
-    return torch.cholesky_solve(known, cholesky[which])[:, :, 0] @ covariance
+    return _solved(_both, cholesky, which, torch.where(missing, 0.0, residual)) @ covariance
 
 
 def conditional_covariance(missing: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
@@ -78,8 +79,7 @@ def moments(
     second = torch.zeros_like(covariance)
     if missing.any():
         observed, which, cholesky = _patterns(missing, covariance)
-        residual = torch.nan_to_num(x - mean)[:, :, None]
-        solved = torch.cholesky_solve(residual, cholesky[which])[:, :, 0]  # S_oo^-1 (x_o - mu_o), zero elsewhere
+        solved = _solved(_both, cholesky, which, torch.nan_to_num(x - mean))  # S_oo^-1 (x_o - mu_o), zero elsewhere
         x = torch.where(missing, mean + solved @ covariance, x)
         shares = torch.zeros(len(observed), dtype=x.dtype, device=x.device)
         shares.index_add_(0, which, weight if share is None else share)
@@ -107,6 +107,29 @@ def _patterns(missing: torch.Tensor, covariance: torch.Tensor) -> tuple[torch.Te
     observed = (~kinds).to(covariance.dtype)
     padded = observed[:, :, None] * covariance * observed[:, None, :] + torch.diag_embed(1 - observed)
     return observed, which, torch.linalg.cholesky(padded)
+
+
+def _forward(cholesky: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+    """L^-1 e."""
+    return torch.linalg.solve_triangular(cholesky, e, upper=False)
+
+
+def _both(cholesky: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+    """(L L')^-1 e."""
+    return torch.cholesky_solve(e, cholesky)
+
+
+def _solved(solve: Callable, cholesky: torch.Tensor, which: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+    """Solve for each row of e (n, D) by the factor of its pattern, which is not copied where many rows share it."""
+    if len(cholesky) * SHARED_BY > len(e):
+        return solve(cholesky[which], e[:, :, None])[:, :, 0]
+    if len(cholesky) == 1:
+        return solve(cholesky[0], e.T).T
+    out = torch.empty_like(e)
+    of_each = which.argsort().split(torch.bincount(which, minlength=len(cholesky)).tolist())
+    for factor, rows in zip(cholesky, of_each, strict=True):
+        out[rows] = solve(factor, e[rows].T).T
+    return out
 
 
 def _distinct(missing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
