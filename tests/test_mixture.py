@@ -19,6 +19,7 @@ from sklearn.mixture import GaussianMixture
 import plausible
 from plausible.data.stream import Stream
 from plausible.errors import DataError
+from plausible.families.direct import _normal
 from plausible.families.direct.gaussian import Gaussian
 from plausible.families.direct.independent import Independent
 from plausible.families.direct.mixture import Mixture
@@ -463,3 +464,22 @@ def test_a_mixture_from_a_stream_is_that_from_memory(tmp_path):
     memory = Mixture(**options).fit(X)
     streamed = Mixture(**options).fit(Stream(tmp_path / "rows.csv", chunk=130))
     assert streamed.score(X) == pytest.approx(memory.score(X), abs=1e-4)
+
+
+@pytest.mark.parametrize(("patterns", "repeats"), [(1, 40), (3, 40), (12, 2)])
+def test_rows_that_share_a_pattern_are_solved_for_as_each_would_be(patterns, repeats):
+    """By one factor for all rows of a pattern, or by a factor for each row; against inverses of the observed part."""
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(5, 5))
+    S, mean = torch.from_numpy(A @ A.T + np.eye(5)), torch.from_numpy(rng.normal(size=5))
+    missing = np.repeat(rng.random((patterns, 5)) < 0.4, repeats, 0)
+    missing[:, 0] = False
+    x = torch.from_numpy(np.where(missing, np.nan, rng.normal(size=missing.shape))[rng.permutation(len(missing))])
+    distance, log_det = _normal.distance_of(x, mean, S)
+    foretold = _normal.regress(torch.nan_to_num(x - mean), x.isnan(), S)
+    for i, row in enumerate(x):
+        o = ~row.isnan()
+        e, part = (row - mean)[o], S[o][:, o]
+        solved = torch.linalg.solve(part, e)
+        assert torch.isclose(distance[i], e @ solved) and torch.isclose(log_det[i], part.logdet())
+        torch.testing.assert_close(foretold[i], S[:, o] @ solved)
