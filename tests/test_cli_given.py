@@ -55,6 +55,39 @@ def test_impute_fills_the_holes_and_leaves_the_rest(folder, tmp_path):
     assert code == 0 and len(out.splitlines()) == 21
 
 
+def test_impute_learns_from_the_table_itself(folder, tmp_path):
+    holes = pd.read_csv(folder / "holes.csv")
+    sets = ("--set", "n_components=1", "--set", "n_components=2", "--set", "n-init=1")
+    args = ("--model", "mixture", *sets, "--fits", 2, "--seed", 0, "-o", tmp_path / "f.csv")
+    code, _, err = run("impute", folder / "holes.csv", *args, "--how", "mean", "--level", 0.5)
+    assert code == 0 and err.count("weight ") == 2 and "n_components = 2" in err, err
+    full, low, high = (pd.read_csv(tmp_path / f"f{end}.csv") for end in ("", "-low", "-high"))
+    assert full.notna().all().all() and full.where(holes.notna()).equals(holes)
+    assert (low["x"] <= high["x"]).all() and ((low["x"] < high["x"]) == holes["x"].isna()).all()
+    code, _, err = run("impute", folder / "holes.csv", *args, "--draws", 2)
+    drawn = [pd.read_csv(tmp_path / f"f-{i}.csv") for i in (1, 2)]
+    assert code == 0 and all(d.where(holes.notna()).equals(holes) for d in drawn) and not drawn[0].equals(drawn[1])
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["holes.csv"], "--model NAME"),
+        (["holes.csv", "--model", "made"], "mixture"),
+        (["holes.csv", "--model", "mixture", "--set", "n_components=x"], "got 'x'"),
+        (["holes.csv", "--model", "mixture", "--set", "colour=2"], "n_components"),
+        (["holes.csv", "--model", "mixture", "--how", "likely"], "draw and mean"),
+        (["holes.csv", "--model", "mixture", "--level", "0.9"], "-o FILE"),
+        (["holes.csv", "--model", "mixture", "--method", "auto"], "needs a MODEL"),
+        (["rows.plausible", "holes.csv", "--model", "mixture"], "leave out MODEL"),
+    ],
+)
+def test_impute_without_a_model_says_what_is_wrong(folder, args, word):
+    args = [folder / a if "." in a and "0." not in a else a for a in args]
+    code, _, err = run("impute", *args)
+    assert code != 0 and word in err
+
+
 def test_impute_images_through_a_mask(folder, tmp_path):
     args = ("--mask", folder / "mask.npy", "-o", tmp_path / "full.npy", "--seed", 0)
     code, _, err = run("impute", folder / "images.plausible", folder / "images.npy", *args)
