@@ -354,29 +354,22 @@ def test_a_gpu_fits_and_scores_like_the_cpu():
     assert on_gpu.sample(10, random_state=0).shape == (10, 2)
 
 
-def test_until_ends_a_run_where_its_schedule_is_not_over():
-    module = Quadratic()
-    step = minimise(module, learning_rate=0.1, schedule="cosine")
-    history = fit(module, step=step, epochs=10, until=4)
-    assert history.kept_epoch == 4 and history.stopped == "epochs" and module.seen == 400
-    assert step.rate == pytest.approx(0.05 * (1 + np.cos(np.pi * 39 / 100)))
-
-
 def test_refit_learns_from_all_examples_for_as_many_epochs_as_were_best(monkeypatch):
     runs = []
 
     def spied(step, events, **settings):
         start = {k: v.clone() for k, v in step.module.state_dict().items()}
         history = run(step, events, **settings)
-        runs.append((len(events), settings["until"], settings["watch"], start, history.kept_epoch))
+        runs.append((len(events), settings["epochs"], settings["watch"], start, history.kept_epoch))
         return history
 
     monkeypatch.setattr("plausible.neural.run", spied)
     X = correlated(200)
     model = pl.MADE(hidden=(64,), epochs=40, learning_rate=0.05, patience=4, refit=True, random_state=0).fit(X)
     (first, second) = runs
-    assert first[:2] == (180, None) and first[2] is not None
+    assert first[:2] == (180, 40) and first[2] is not None
     assert second[:3] == (200, first[4], None) and second[4] == first[4] < 40
+    assert model.history_.learning_rate.iloc[-1] < 0.001  # its schedule ends there too
     assert all(torch.equal(v, first[3][k]) for k, v in second[3].items())  # it starts where the first did
     rows = model.history_
     assert rows.epoch.is_monotonic_increasing and rows.epoch.iloc[-1] == model.kept_epoch_
@@ -388,7 +381,7 @@ def test_an_interrupted_refit_leaves_the_first_fit(monkeypatch):
 
     def breaks_off(step, events, **settings):
         history = run(step, events, **settings)
-        if settings["until"] is None:
+        if settings["watch"] is not None:
             states.append({k: v.clone() for k, v in step.module.state_dict().items()})
         else:
             history.stopped = "interrupted"

@@ -66,22 +66,14 @@ class Neural(Generative):
         if self.device != "auto" and _absent(torch.device(self.device)):
             raise OptionError(f"device={self.device!r}, but torch finds no such GPU here; use 'auto' or 'cpu'")
         if not self.refit or held_out is None:
-            return self._run(module, train, held_out, rng, self.budget)
+            return self._run(module, train, held_out, rng, self.epochs, self.budget)
         return self._refit(module, train, held_out, rng)
 
-    def _run(
-        self,
-        module: Module,
-        train: Events,
-        held_out: Events | None,
-        rng,
-        budget: float | None,
-        until: int | None = None,
-    ) -> History:
+    def _run(self, module, train, held_out: Events | None, rng, epochs: int, budget: float | None) -> History:
         return run(
             self._step(module),
             train,
-            epochs=self.epochs,
+            epochs=epochs,
             batch_size=self.batch_size,
             rng=rng,
             watch=None if held_out is None else Watch(module, held_out),
@@ -90,24 +82,24 @@ class Neural(Generative):
             checkpoint=self._checkpoint(train),
             progress=Progress(type(self).__name__, bar=self.verbose, tensorboard=self.tensorboard),
             name=type(self).__name__,
-            until=until,
         )
 
     def _refit(self, module: Module, train: Events, held_out: Events, rng: torch.Generator) -> History:
-        """Find the best epoch; then start again, with all examples, and end there. Each fit has half of the budget."""
+        """Find the best epoch; then start again, with all examples, in so many epochs, at the end of which the rate has
+        fallen as the schedule says. Each fit has half of the budget."""
         if self.checkpoint is not None:
             raise OptionError("a checkpoint holds one fit; use refit=False with one")
         if not isinstance(train, Events):
             raise OptionError("refit=True needs the examples in memory; use refit=False for what is read in chunks")
         budget, start = None if self.budget is None else self.budget / 2, _copied(module)
-        first = self._run(module, train, held_out, rng, budget)
+        first = self._run(module, train, held_out, rng, self.epochs, budget)
         if first.stopped == "interrupted":
             return first
         best = _copied(module)
         module.load_state_dict(start)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BudgetWarning)  # the first fit has said it
-            second = self._run(module, train.joined(held_out), None, rng, budget, first.kept_epoch)
+            second = self._run(module, train.joined(held_out), None, rng, first.kept_epoch, budget)
         if second.stopped in ("interrupted", "diverged"):
             module.load_state_dict(best)
             first.stopped, first.seconds = second.stopped, first.seconds + second.seconds

@@ -56,7 +56,6 @@ def run(
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
     name: str = "the model",
-    until: int | None = None,
 ) -> History:
     """Repeat `step` over mini-batches of `events`.
 
@@ -73,13 +72,11 @@ def run(
         checkpoint: where to save what a killed run can be resumed from.
         progress: what shows a person how far it is.
         name: of the model, in messages.
-        until: the last epoch, where that is not the one in which the schedule ends.
 
     Raises:
         DivergedError: the loss was not finite before any usable state was reached.
     """
-    settings = epochs, batch_size, rng, watch, patience, tolerance, budget, checkpoint, progress, name, until
-    return _Run(step, events, *settings)()
+    return _Run(step, events, epochs, batch_size, rng, watch, patience, tolerance, budget, checkpoint, progress, name)()
 
 
 @dataclass
@@ -96,11 +93,9 @@ class _Run:
     checkpoint: Checkpoint | None
     progress: Progress | None
     name: str
-    until: int | None
 
     def __post_init__(self):
         self.history = History()
-        self.last_epoch = self.epochs if self.until is None else min(self.until, self.epochs)
         self.best_state: dict[str, torch.Tensor] | None = None
         self.epoch = self.taken = self.looks_without_gain = 0
         self.per_epoch = max(self.events.n_batches(self.batch_size), 1)
@@ -128,12 +123,12 @@ class _Run:
 
     def _train(self) -> None:
         last = math.inf
-        while self.epoch < self.last_epoch and self.history.stopped == "epochs":
+        while self.epoch < self.epochs and self.history.stopped == "epochs":
             self._one_epoch()
             if self.history.stopped not in ("epochs", "budget"):
                 return
             self.epoch += 1
-            at_end = self.epoch == self.last_epoch or self.history.stopped == "budget"
+            at_end = self.epoch == self.epochs or self.history.stopped == "budget"
             if self.epoch % self.look_every and not at_end:
                 continue
             loss = self._look()
