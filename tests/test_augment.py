@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import plausible as pl
 from plausible.cli import app
 from plausible.errors import CapabilityError, DataError
+from plausible.evaluate.novelty import in_shares
 from plausible.evaluate.utility import Utility
 from plausible.uses.augment import _wanted, augment
 from plausible.uses.balance import balance
@@ -54,6 +55,15 @@ def test_a_dense_class_drawn_more_often_is_no_copying():
     y = np.repeat([0, 1], [600, 90])
     found = augment(pl.Gaussian(), X, y, target="uniform", random_state=0, **QUICK)
     assert found.copying.p_value > 0.01
+    assert 0.6 < found.novelty.ratio < 1.6  # 0.1 if distances in one class were held against those in another
+    assert found.novelty.real_copies == 0
+
+
+def test_a_yardstick_has_the_classes_of_what_it_measures():
+    real, theirs = np.array([1.0, 2, 3, 4, 50, 60]), np.array([0, 0, 0, 0, 1, 1])
+    assert in_shares(real, theirs, np.array([1, 1, 1, 1, 0, 0])).tolist() == [2, 4, 50, 50, 60, 60]
+    assert in_shares(real, theirs, theirs).tolist() == real.tolist()
+    assert in_shares(real, theirs, np.array([1, 2])).tolist() == [60]  # of a class without real rows nothing is known
 
 
 def test_copies_are_warned_of():
@@ -207,6 +217,25 @@ def test_scores_per_group_before_and_after():
     share = (X.group == "rare").mean()
     mean = {name: shown.loc[(name, "real"), "accuracy"] for name in ("the group", "all others", "all rows")}
     assert mean["all rows"] == pytest.approx(share * mean["the group"] + (1 - share) * mean["all others"], abs=0.01)
+
+
+def test_a_target_just_above_the_share_is_checked_all_the_same():
+    """In the training part of a split the share of the group may be above it."""
+    X = people(47)
+    model = pl.Mixture(n_components=2, random_state=0).fit(X)
+    share = (X.group == "rare").mean()
+    found = balance(model, X, group={"group": "rare"}, target=share + 0.002, label="label", random_state=0, **QUICK)
+    assert found.utility is not None
+
+
+def test_a_score_that_a_small_group_does_not_define_is_left_out():
+    """All of the group have one label: of the group alone there is no log loss, of all rows there is."""
+    X = people(200)
+    X.loc[X.group == "rare", "label"] = "yes"
+    model = pl.Mixture(n_components=2, random_state=0).fit(X)
+    settings = {"target": 0.3, "label": "label", "scoring": "neg_log_loss", "random_state": 0}
+    found = balance(model, X, group={"group": "rare"}, **settings, **QUICK)
+    assert set(found.utility) == {"all others", "all rows"}
 
 
 def test_arrays_and_refusals():

@@ -111,6 +111,24 @@ def against(real: np.ndarray, made: np.ndarray, second: np.ndarray | None = None
     )
 
 
+def in_shares(real: np.ndarray, theirs: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Distances of real rows as if their classes came in the shares of others: a yardstick for samples of these.
+
+    Args:
+        real: distances (m,), and `theirs`, the class of each.
+        own: classes (n,) of samples.
+
+    Returns:
+        Of each class as many as there are samples of it, at even steps of the order of its real distances.
+    """
+    parts = []
+    for j, n in zip(*np.unique(own, return_counts=True), strict=True):
+        found = np.sort(real[theirs == j])
+        if len(found):
+            parts.append(found[(2 * np.arange(n) + 1) * len(found) // (2 * n)])
+    return np.concatenate(parts)
+
+
 def distances(x: np.ndarray, train: np.ndarray) -> np.ndarray:
     """Euclidean distance of each row of `x` (n, d) to the nearest row of `train` (N, d); exactly 0 for a copy."""
     return nearest(x, train)[0]

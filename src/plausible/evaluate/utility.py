@@ -89,10 +89,17 @@ def splits(k: np.ndarray, repeats: int, test_fraction: float, seed: int) -> Iter
     from sklearn.model_selection import StratifiedShuffleSplit
 
     check_splits(repeats, test_fraction)
-    least = int(np.unique(k, return_counts=True)[1].min())
-    if least < 4:
-        raise DataError(f"the check needs 4 examples of each class at least, and one has {least}; go without the check")
+    least, need = int(np.unique(k, return_counts=True)[1].min()), fewest(test_fraction)
+    if least < need:
+        raise DataError(
+            f"the check needs {need} examples of each class at least, and one has {least}; go without the check"
+        )
     yield from StratifiedShuffleSplit(repeats, test_size=test_fraction, random_state=seed % 2**32).split(k, k)
+
+
+def fewest(test_fraction: float) -> int:
+    """How many examples of a class are enough for some of them on either side of every split."""
+    return max(4, math.ceil(1 / test_fraction), math.ceil(1 / (1 - test_fraction)))
 
 
 def check_splits(repeats: int, test_fraction: float) -> None:
@@ -116,7 +123,10 @@ def default_classifier() -> Any:
 def score(
     classifier: Any, scoring: str, fit: tuple[np.ndarray, np.ndarray], *tests: tuple[np.ndarray, np.ndarray]
 ) -> list[float]:
-    """Fit a clone of a scikit-learn classifier to (features, classes) and score it on each test set of the kind."""
+    """Fit a clone of a scikit-learn classifier to (features, classes) and score it on each test set of the kind.
+
+    NaN where a score is not defined, such as some are of a test set of one class.
+    """
     from sklearn.base import clone
     from sklearn.metrics import get_scorer
     from threadpoolctl import threadpool_limits
@@ -125,7 +135,17 @@ def score(
     with threadpool_limits(limits=1, user_api="openmp"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # a small group may lack a class
         fitted = clone(classifier).fit(*fit)
-        return [float(get_scorer(scoring)(fitted, *test)) for test in tests]
+        warnings.filterwarnings("ignore", "Only one class is present|A single label was found")
+        return [_scored(get_scorer(scoring), fitted, *test) for test in tests]
+
+
+def _scored(scorer: Any, fitted: Any, x: np.ndarray, y: np.ndarray) -> float:
+    try:
+        return float(scorer(fitted, x, y))
+    except ValueError:
+        if set(np.unique(y)) == set(fitted.classes_):
+            raise
+        return math.nan
 
 
 def check_scoring(scoring: str) -> None:

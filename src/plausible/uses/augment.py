@@ -19,7 +19,7 @@ from sklearn.utils.validation import column_or_1d
 from plausible.data import take
 from plausible.errors import DataError
 from plausible.evaluate.examples import joined
-from plausible.evaluate.novelty import Copying, Novelty, against, copying, distances
+from plausible.evaluate.novelty import Copying, Novelty, against, copying, distances, in_shares
 from plausible.evaluate.two_sample import features
 from plausible.evaluate.utility import Utility, check_scoring, check_splits, default_classifier, score, splits
 from plausible.randomness import generator, seed_of
@@ -204,7 +204,7 @@ def _check(
             alone = len(np.unique(fit[1])) == 1  # made up of one class only, there is nothing to learn
             scores[name].append(np.nan if alone else score(learner, scoring, fit, (unseen, k[test]))[0])
         if near is None:
-            near = distances(unseen, real), distances(drawn, real)
-            copied = copying(near[1], near[0], labels, k[test])  # class by class: their shares may differ
+            theirs, own = distances(unseen, real), distances(drawn, real)  # class by class: their shares may differ
+            near, copied = (in_shares(theirs, k[test], labels), own), copying(own, theirs, labels, k[test])
     kept = {name: np.array(v) for name, v in scores.items() if not np.isnan(v).any()}
     return Utility(scoring, kept, len(test) / len(train)), against(*near), copied

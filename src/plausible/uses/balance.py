@@ -27,7 +27,16 @@ from plausible.errors import CapabilityError, DataError
 from plausible.evaluate.examples import joined
 from plausible.evaluate.novelty import Copying, Novelty, against, copying, distances
 from plausible.evaluate.two_sample import TwoSample, features, mmd
-from plausible.evaluate.utility import Utility, check_scoring, check_splits, default_classifier, score, splits
+from plausible.evaluate.utility import (
+    LEAST_SPLITS,
+    Utility,
+    check_scoring,
+    check_splits,
+    default_classifier,
+    fewest,
+    score,
+    splits,
+)
 from plausible.randomness import generator, seed_of
 from plausible.uses import given
 from plausible.uses.augment import closeness
@@ -56,7 +65,7 @@ class Balanced:
         novelty: how near made-up rows come to real rows of the group, against how near these come to each other.
         copying: whether they come nearer than chance explains.
         utility: for each of the group, all others and all rows: what training on the balanced rows brought, beside
-            what copies of the group's rows brought; None without a label.
+            what copies of the group's rows brought, where the score is defined; None without a label.
     """
 
     X: Any = field(repr=False)
@@ -247,6 +256,11 @@ def _to_add(member: np.ndarray, target: float) -> int:
         raise DataError("no row is of the group")
     if not isinstance(target, (int, float)) or not share < target < 1:
         raise DataError(f"target must lie between the present share of the group, {share:.4f}, and 1; got {target!r}")
+    return _needed(member, target)
+
+
+def _needed(member: np.ndarray, target: float) -> int:
+    """How many rows make the group's share the target; one, where it has that already."""
     return max(round((target * len(member) - member.sum()) / (1 - target)), 1)
 
 
@@ -303,13 +317,13 @@ def _check(model, X, context, who, target, label, learner, scoring, repeats, tes
     trained = ("real", "balanced by the model", "balanced by copies")
     scores = {name: {how: [] for how in trained} for name in names}
     strata = 2 * k + member  # as far as they are large enough, else the group alone
-    strata = strata if np.unique(strata, return_counts=True)[1].min() >= 4 else member.astype(int)
+    strata = strata if np.unique(strata, return_counts=True)[1].min() >= fewest(test_fraction) else member.astype(int)
     for r, (train, test) in enumerate(splits(strata, repeats, test_fraction, seed)):
         rows, c = X.iloc[train].reset_index(drop=True), None if context is None else context.iloc[train]
         c = None if c is None else c.reset_index(drop=True)
         own = clone(model).set_params(space=space).fit(_as_given(rows, space), context=c)
         here = np.flatnonzero(member[train])
-        added = _to_add(member[train], target)
+        added = _needed(member[train], target)  # the share of the group is not quite that of all rows
         made, _ = _draw(own, rows, c, who, added, generator(seed + r))
         copies = rows.iloc[here[np.random.default_rng(seed + r).integers(len(here), size=added)]]
         sets = dict(zip(trained, (rows, joined([rows, made]), joined([rows, copies])), strict=True))
@@ -317,8 +331,12 @@ def _check(model, X, context, who, target, label, learner, scoring, repeats, tes
         for how, part in sets.items():
             for name, value in zip(names, score(learner, scoring, xy(part, rows), *tests), strict=True):
                 scores[name][how].append(value)
-    ratio = len(test) / len(train)
-    return {name: Utility(scoring, {h: np.array(v) for h, v in found.items()}, ratio) for name, found in scores.items()}
+    utility, ratio = {}, len(test) / len(train)
+    for name, found in scores.items():
+        defined = ~np.isnan(list(found.values())).any(0)  # a score may not be of a split whose test rows lack a class
+        if defined.sum() >= LEAST_SPLITS:
+            utility[name] = Utility(scoring, {how: np.array(v)[defined] for how, v in found.items()}, ratio)
+    return utility
 
 
 def _without(space: Any, keep: list[int]) -> Any:
