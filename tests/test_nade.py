@@ -46,9 +46,10 @@ def strong(module, spread: float = 0.7):
     return module
 
 
-def nade(columns, hidden=12, kind="sigmoid", n_context=0, reals="normal", spread=0.7) -> _NADE:
+def nade(columns, hidden=12, kind="sigmoid", n_context=0, reals="normal", spread=0.7, orderings=1) -> _NADE:
+    space = Space(tuple(columns), (len(columns),))
     with torch.random.fork_rng(devices=[]):
-        module = strong(_NADE(Space(tuple(columns), (len(columns),)), n_context, hidden, 3, reals, kind), spread)
+        module = strong(_NADE(space, n_context, hidden, 3, reals, kind, orderings), spread)
     with torch.no_grad():
         if module.bits:
             module.usual[::3] = 1  # bits of which 1 is the more frequent value
@@ -188,16 +189,35 @@ def test_the_probabilities_of_all_bits_sum_to_one(kind, n_context):
 
 
 @pytest.mark.parametrize("columns", [[BIT] * 5, MIXED], ids=["bits", "mixed"])
-def test_conditionals_are_the_formula(columns):
-    """V_d act(c + sum_{i<d} W_i f(x_i)) + b_d, dimension by dimension."""
-    module = nade(columns)
+@pytest.mark.parametrize("s", [0, 2])
+def test_conditionals_are_the_formula(columns, s):
+    """V_d act(c + sum_{i before d} W_i f(x_i)) + b_d, dimension by dimension."""
+    module = nade(columns, orderings=3)
     z = module.from_uniforms(uniforms(9, len(columns)))
-    x, heads = module._features(z), module.heads
-    for d in range(len(columns)):
-        h = module.act(module.c + x[:, heads.source < d] @ module.W[heads.source < d])
+    x, heads, order = module._features(z), module.heads, module.order_of(s)
+    for k, d in enumerate(order):
+        before = torch.isin(heads.source, torch.tensor(order[:k]))
+        h = module.act(module.c[s] + x[:, before] @ module.W[s, before])
         mine = heads.owner == d
-        wanted = h @ module.V[mine].T + module.b[mine]
-        assert torch.allclose(module.conditionals(z)[:, mine], wanted, atol=1e-10)
+        wanted = h @ module.V[s, mine].T + module.b[s, mine]
+        assert torch.allclose(module.conditionals(z, None, s)[:, mine], wanted, atol=1e-10)
+
+
+def test_orderings_are_averaged_and_each_learns_for_itself():
+    module, z = nade([BIT] * 6, orderings=3), every([range(2)] * 6)
+    each = torch.stack([module.log_prob_in_order(z, None, s) for s in range(3)])
+    assert torch.allclose(module.log_prob(z).exp(), each.exp().mean(0), atol=1e-12)
+    assert module.log_prob(z).exp().sum().item() == pytest.approx(1, abs=1e-9)
+    assert torch.allclose(module.loss(z), -module.log_prob(z), atol=1e-12)
+    assert torch.allclose(module.train().loss(z), -each.mean(0), atol=1e-12)
+
+
+def test_draws_of_a_mixture_of_orderings_follow_its_probabilities(draws):
+    module = nade([BIT] * 4, orderings=3)
+    expected = module.log_prob(every([range(2)] * 4)).exp().detach().numpy() * 20_000
+    z = module.sample(20_000, rng=draws).long().numpy()
+    found = np.bincount(np.ravel_multi_index(z.T, (2,) * 4), minlength=16)
+    assert stats.chisquare(found, expected, sum_check=False).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("reals", ["normal", "laplace"])
@@ -229,15 +249,17 @@ def test_a_mixture_of_laplaces_is_the_sum_of_its_components():
 
 @pytest.mark.parametrize("make", [nade, orderless])
 @pytest.mark.parametrize("n_context", [0, 2])
-def test_steps_and_draws_are_those_of_the_full_pass(make, n_context):
-    module = make(MIXED, n_context=n_context)
+@pytest.mark.parametrize("s", [0, 1])
+@pytest.mark.parametrize("columns", [[BIT] * 6, MIXED], ids=["bits", "mixed"])
+def test_steps_and_draws_are_those_of_the_full_pass(make, n_context, s, columns):
+    module = make(columns, n_context=n_context, orderings=2)
     c, u = context(module, 30), uniforms(30, 6)
     slow = torch.zeros(30, 6, dtype=torch.float64)
-    for d in range(6):
-        slow[:, d] = module.heads.sample(module.conditionals(slow, c), u)[:, d]
-    assert torch.allclose(module.from_uniforms(u, c), slow, atol=1e-9)
-    params, state, value = module.conditionals(slow, c), module.start(30, c), None
-    for d in range(6):
+    for d in module.order_of(s):
+        slow[:, d] = module.heads.sample(module.conditionals(slow, c, s), u)[:, d]
+    assert torch.allclose(module.from_uniforms(u, c, s=s), slow, atol=1e-9)
+    params, state, value = module.conditionals(slow, c, s), module.start(30, c, s), None
+    for d in module.order_of(s):
         assert torch.allclose(module.step(state, value), params[:, module.heads.single(d)[1]], atol=1e-9)
         value = slow[:, d]
 

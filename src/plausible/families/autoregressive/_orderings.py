@@ -27,6 +27,11 @@ def ordering(dims: int, s: int) -> list[int]:
     return torch.randperm(dims, generator=torch.Generator("cpu").manual_seed(s), device="cpu").tolist()
 
 
+def inverse(order: list[int]) -> list[int]:
+    """Return the place of each dimension in an order."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
 def position(dims: int, s: int) -> torch.Tensor:
     """Return the position of each dimension in ordering s, from 1."""
     return torch.tensor(ordering(dims, s), device="cpu").argsort().to(torch.get_default_device()) + 1

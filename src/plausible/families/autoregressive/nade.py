@@ -6,6 +6,8 @@ One hidden layer for every dimension, all with the same weights W: h_d costs one
 logit, levels K; reals have a mixture of normals or of Laplaces, which makes it RNADE. Of bits, f is the difference from
 the more frequent value of the column, so that most f are 0 and h_d is most often h_{d-1}.
 
+With S orderings the model is their mixture, p(x) = 1/S sum_s p_s(x), each with weights of its own.
+
 Where all columns are bits and numba is installed, both passes and the sampler are loops compiled by it (`_kernels`),
 with the same numbers to rounding; otherwise the dimensions are taken in blocks.
 
@@ -24,8 +26,8 @@ import torch
 from torch import nn
 
 from plausible.base import Module, Traits
-from plausible.families._stepwise import Stepwise
 from plausible.families.autoregressive import _fused
+from plausible.families.autoregressive._orderings import Orderings, inverse, refuse_text
 from plausible.families.autoregressive._shared_hidden import at_once, by_blocks
 from plausible.heads import Heads
 from plausible.neural import Neural
@@ -39,24 +41,35 @@ NONLINEARITIES = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.re
 class _State:
     sums: torch.Tensor  # (n, H): c + sum of W_i f(x_i) over the dimensions given so far
     bias: torch.Tensor  # (n, P)
+    W: torch.Tensor  # (F, H), of the ordering
+    V: torch.Tensor  # (P, H)
     order: list[int]
     k: int = 0  # dimensions given so far
 
 
-class _NADE(Stepwise):
-    """Legend: n examples, D dimensions, F input features, H hidden units, P parameters of all heads."""
+class _NADE(Orderings):
+    """Legend: n examples, D dimensions, F input features, H hidden units, P parameters of all heads, S orderings."""
 
-    def __init__(self, space: Space, n_context: int, hidden: int, components: int, reals: str, nonlinearity: str):
+    def __init__(
+        self,
+        space: Space,
+        n_context: int,
+        hidden: int,
+        components: int,
+        reals: str,
+        nonlinearity: str,
+        orderings: int = 1,
+    ):
         super().__init__()
-        self.dims, self.nonlinearity = space.dims, nonlinearity
+        self.dims, self.orderings, self.nonlinearity = space.dims, orderings, nonlinearity
         self.heads = Heads(space, components, reals)
         self.bits = all(column.kind == "binary" for column in space.columns)
-        n_features, size = self.heads.n_features, self.heads.size
-        self.W = nn.Parameter(torch.empty(n_features, hidden).uniform_(-1, 1) / n_features**0.5)
-        self.V = nn.Parameter(torch.empty(size, hidden).uniform_(-0.1, 0.1) / hidden**0.5)
-        self.b = nn.Parameter(self.heads.initial())
-        self.c = nn.Parameter(torch.zeros(hidden))
-        self.of_context = nn.ModuleList(nn.Linear(n_context, k, bias=False) for k in (hidden, size) if n_context)
+        S, n_features, size = orderings, self.heads.n_features, self.heads.size
+        self.W = nn.Parameter(torch.empty(S, n_features, hidden).uniform_(-1, 1) / n_features**0.5)
+        self.V = nn.Parameter(torch.empty(S, size, hidden).uniform_(-0.1, 0.1) / hidden**0.5)
+        self.b = nn.Parameter(self.heads.initial().repeat(S, 1))
+        self.c = nn.Parameter(torch.zeros(S, hidden))
+        self.of_context = nn.ModuleList(nn.Linear(n_context, S * k, bias=False) for k in (hidden, size) if n_context)
         for net in self.of_context:
             nn.init.normal_(net.weight, std=0.1 / n_context**0.5)
         self.register_buffer("usual", torch.zeros(space.dims))  # the more frequent value of each bit
@@ -67,7 +80,7 @@ class _NADE(Stepwise):
         with torch.no_grad():
             self.b.copy_(self.heads.marginal(z))
             if self.bits:
-                self.usual.copy_(self.b > 0)
+                self.usual.copy_(self.b[0] > 0)
 
     def act(self, sums: torch.Tensor) -> torch.Tensor:
         """The nonlinearity of the hidden units."""
@@ -77,31 +90,44 @@ class _NADE(Stepwise):
         """(n, D) -> (n, F)."""
         return torch.nan_to_num(z - self.usual) if self.bits else self.heads.features(z)
 
-    def _before_all(self, n: int, c: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _before_all(self, n: int, c: torch.Tensor | None, s: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sums (n, H) and the biases (n, P) before any dimension is known."""
-        sums, bias = self.c.expand(n, -1), self.b.expand(n, -1)
-        return (sums, bias) if c is None else (sums + self.of_context[0](c), bias + self.of_context[1](c))
+        own = self.c[s].expand(n, -1), self.b[s].expand(n, -1)
+        if c is None:
+            return own
+        return tuple(
+            b + net(c).unflatten(1, (self.orderings, -1))[:, s] for b, net in zip(own, self.of_context, strict=True)
+        )
 
     # ------------------------------------------------------------------------------------------------- one pass
 
-    def conditionals(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the parameters (n, P) of all conditionals."""
+    def conditionals(self, z: torch.Tensor, c: torch.Tensor | None = None, s: int = 0) -> torch.Tensor:
+        """Return the parameters (n, P) of all conditionals in ordering s."""
         z = z.flatten(1)
-        sums, bias = self._before_all(len(z), c)
-        if self.bits and _fused.usable(self.W):
-            return bias + _fused.hidden_dots(self._features(z), self.W, self.V, sums, self.nonlinearity)
-        x, net = self._features(z), (self.heads.source, self.heads.owner, self.order, self.act)
-        rows = max(1, at_once() // self.W.shape[1])
-        starts = range(0, len(z), rows)
-        parts = [by_blocks(x[i : i + rows], self.W, self.V, sums[i : i + rows], *net) for i in starts]
+        sums, bias = self._before_all(len(z), c, s)
+        x, W, V, order = self._features(z), self.W[s], self.V[s], self.order_of(s)
+        if self.bits and _fused.usable(W):
+            if s == 0:
+                return bias + _fused.hidden_dots(x, W, V, sums, self.nonlinearity)
+            dots = _fused.hidden_dots(x[:, order], W[order], V[order], sums, self.nonlinearity)
+            return bias + dots[:, inverse(order)]
+        net = (self.heads.source, self.heads.owner, order, self.act)
+        rows = max(1, at_once() // W.shape[1])
+        parts = [by_blocks(x[i : i + rows], W, V, sums[i : i + rows], *net) for i in range(0, len(z), rows)]
         return bias + torch.cat(parts) if parts else bias
+
+    def loss(self, z, c=None, *, rng=None):
+        """Of each ordering, on average, while training: their weights have nothing to do with each other."""
+        if not self.training:
+            return -self.log_prob(z, c)
+        return -torch.stack([self.log_prob_in_order(z, c, s) for s in range(self.orderings)]).mean(0)
 
     # -------------------------------------------------------------------------------------------- step by step
 
-    def start(self, n: int, c: torch.Tensor | None = None) -> _State:
+    def start(self, n: int, c: torch.Tensor | None = None, s: int = 0) -> _State:
         """Return the state before any dimension is known."""
-        sums, bias = self._before_all(n, c)
-        return _State(sums.clone(), bias, self.order)
+        sums, bias = self._before_all(n, c, s)
+        return _State(sums.clone(), bias, self.W[s], self.V[s], self.order_of(s))
 
     def step(self, state: _State, value: torch.Tensor | None = None) -> torch.Tensor:
         """Take the value (n,) of the dimension last asked for; return the parameters (n, size_d) of the next one."""
@@ -109,16 +135,18 @@ class _NADE(Stepwise):
             d = state.order[state.k]
             head, _, columns = self.heads.single(d)
             x = torch.nan_to_num(value - self.usual[d])[:, None] if self.bits else head.features(value[:, None])
-            state.sums.addmm_(x.to(state.sums), self.W[columns])
+            state.sums.addmm_(x.to(state.sums), state.W[columns])
             state.k += 1
         _, rows, _ = self.heads.single(state.order[state.k])
-        return torch.addmm(state.bias[:, rows], self.act(state.sums), self.V[rows].T)
+        return torch.addmm(state.bias[:, rows], self.act(state.sums), state.V[rows].T)
 
-    def from_uniforms(self, u, c=None, known=None):
+    def from_uniforms(self, u, c=None, known=None, s=0):
         if not (self.bits and _fused.usable(self.W)):
-            return super().from_uniforms(u, c, known)
-        sums, bias = self._before_all(len(u), c)
-        return _fused.sample_bits(u[..., 0], known, self.usual, self.W, self.V, bias, sums, self.nonlinearity)
+            return super().from_uniforms(u, c, known, s)
+        state, order = self.start(len(u), c, s), self.order_of(s)
+        net = self.usual[order], state.W[order], state.V[order], state.bias[:, order], state.sums, self.nonlinearity
+        z = _fused.sample_bits(u[:, order, 0], None if known is None else known[:, order], *net)
+        return z[:, inverse(order)]
 
 
 @estimator
@@ -139,6 +167,7 @@ class NADE(Neural):
     """
 
     hidden: int = option(500, "hidden units", low=1)
+    orderings: int = option(1, "orderings whose probabilities are averaged, each with weights of its own", low=1)
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace"))
     nonlinearity: str = option("auto", "of the hidden units", choices=("auto", "sigmoid", "tanh", "relu"))
@@ -154,7 +183,9 @@ class NADE(Neural):
     )
 
     def _build(self, space: Space, context_space: Space) -> Module:
+        refuse_text("NADE", self.orderings, self.space_)
         nonlinearity = self.nonlinearity
         if nonlinearity == "auto":  # as published: sigmoids for bits, rectified units for reals
             nonlinearity = "sigmoid" if all(c.kind == "binary" for c in space.columns) else "relu"
-        return _NADE(space, context_space.dims, self.hidden, self.components, self.reals, nonlinearity)
+        sizes = context_space.dims, self.hidden, self.components
+        return _NADE(space, *sizes, self.reals, nonlinearity, self.orderings)
