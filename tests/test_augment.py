@@ -221,7 +221,7 @@ def test_scores_per_group_before_and_after():
 
 def test_a_target_just_above_the_share_is_checked_all_the_same():
     """In the training part of a split the share of the group may be above it."""
-    X = people(47)
+    X = people(61)
     model = pl.Mixture(n_components=2, random_state=0).fit(X)
     share = (X.group == "rare").mean()
     found = balance(model, X, group={"group": "rare"}, target=share + 0.002, label="label", random_state=0, **QUICK)
