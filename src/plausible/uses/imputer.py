@@ -34,7 +34,8 @@ from plausible.space import Space, infer
 from plausible.space.matrix import as_matrix
 from plausible.uses._parts import filled, log_marginal, need_exact
 
-FOLDS, ROUNDS = 10, 5  # the known cells are dealt into so many folds; so many of these are hidden in turn
+JUDGED = 2000  # rows of which cells are hidden, at most
+FOLDS, ROUNDS = 10, 5  # their known cells are dealt into so many folds; so many of these are hidden in turn
 STACKING_STEPS = 500  # of EM for the weights, at most
 AT_ONCE = 4_000_000  # numbers in the draws that are held at a time
 
@@ -237,27 +238,30 @@ class Imputer(TransformerMixin, BaseEstimator):
 class _Hidden:
     """Known cells that are hidden, and what the fits that have not seen their rows say of them.
 
-    Legend: R rounds, n rows, D columns, J candidates.
+    Legend: R rounds, m rows that are judged, D columns, J candidates.
     """
 
     def __init__(self, x: torch.Tensor, ordered: torch.Tensor, candidates: int, draws: int, rng: torch.Generator):
-        self.x, self.ordered, self.draws = x, ordered, draws
-        fold = torch.randint(FOLDS, x.shape, generator=rng)
-        self.hidden = [(fold == r) & ~x.isnan() for r in range(ROUNDS)]
-        shape = (candidates, ROUNDS, *x.shape)
-        self.below, self.total = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape[:3], dtype=torch.float64)
-        self.sums = torch.zeros(shape, dtype=torch.float64)
-        self.log_p = torch.full(shape[:3], -torch.inf, dtype=torch.float64)  # of the sum over fits
+        self.rows = torch.randperm(len(x), generator=rng)[:JUDGED]
+        self.x, self.ordered, self.draws = x[self.rows], ordered, draws
+        fold = torch.randint(FOLDS, self.x.shape, generator=rng)
+        self.hidden = [(fold == r) & ~self.x.isnan() for r in range(ROUNDS)]
+        shape = (candidates, ROUNDS, *self.x.shape)
+        # Sums over fits: of the share of draws below the truth, of the mean of the draws, of one.
+        self.below, self.sums = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        self.total = torch.zeros(shape[:3], dtype=torch.float64)
+        self.log_p = torch.full(shape[:3], -torch.inf, dtype=torch.float64)  # of their likelihood
 
     def judge(self, j: int, model: Any, unseen: torch.Tensor, rng: torch.Generator) -> None:
         """Add what a fit says of rows that its sample lacks."""
         for r, hidden in enumerate(self.hidden):
-            rows = (unseen & hidden.any(1)).nonzero()[:, 0]
+            rows = (unseen[self.rows] & hidden.any(1)).nonzero()[:, 0]
             if not len(rows):
                 continue
             whole = self.x[rows]
             part = torch.where(hidden[rows], torch.nan, whole)
             log_p = log_marginal(model, whole, None) - log_marginal(model, part, None)
+            log_p = torch.where(log_p.isnan(), -torch.inf, log_p)  # the rest is impossible, too
             self.log_p[j, r, rows] = torch.logaddexp(self.log_p[j, r, rows], log_p)
             drawn = _draw(model, part, self.draws, rng)
             self.below[j, r, rows] += ((drawn < whole).double() + 0.5 * (drawn == whole)).mean(0)
