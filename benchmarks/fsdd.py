@@ -1,16 +1,20 @@
 """`WaveNet` on the Free Spoken Digit Dataset: bits per 16-bit sample of the test recordings, beside lossless coders.
 
-    python benchmarks/fsdd.py [--minutes 20] [--heads logistic,mu_law] [--channels 32] [--checkpoint F]
+    python benchmarks/fsdd.py [--minutes 5] [--heads logistic,mu_law] [--channels 32] [--checkpoint F]
 
 Official split: takes 0 to 4 of every digit and speaker are test (300 recordings), 5 to 49 training (2,700). Training is
 on windows; the test recordings are read whole, each from its first sample, by the same weights. Both heads give exact
 probabilities of the integers. FLAC at its highest setting: the recordings end to end as one file, which is kindest to
 it, and each as a file of its own. xz of the same bytes, as what a coder without a model of sound does.
+
+Those of one of the six speakers were rounded to 8 bits before they were stored in 16: multiples of 256, to which FLAC
+gives no bits for the eight that are zero, and the head of logistics a lattice of its own. They are also shown apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import lzma
 import math
@@ -24,6 +28,7 @@ from side_by_side import Others, machine, table
 
 import plausible as pl
 from plausible.space import Audio, Clips
+from plausible.transforms import Chain
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "fsdd" / "fsdd.npz"
 
@@ -43,16 +48,21 @@ def flac(samples: np.ndarray, rate: int) -> int:
     return 8 * len(out.getvalue())
 
 
-def bits_per_sample(model: pl.WaveNet, clips: Clips) -> float:
-    """Read whole recordings, however long, with the weights of a model of windows."""
-    space = Audio.of(max(map(len, clips)), clips.rate)
-    settings = model.get_params() | {"space": space, "epochs": 1, "budget": None, "checkpoint": None}
-    longer = pl.WaveNet(**settings | {"validation_fraction": 0.0}).fit([clip[:64] for clip in clips[:2]])
+def xz(samples: np.ndarray) -> int:
+    """Bits of the file."""
+    return 8 * len(lzma.compress(samples.tobytes(), preset=9))
+
+
+def bits(model: pl.WaveNet, clips: Clips) -> list[float]:
+    """Of each recording, read whole, however long, with the weights and the scale of a model of windows."""
+    longer = copy.copy(model)
+    longer.space_ = Audio.of(max(map(len, clips)), clips.rate)
+    longer.transforms_ = Chain(model._transforms(longer.space_))
+    # What standardises is the same for every sample.
+    learned = {name: value[:1].expand(longer.space_.dims) for name, value in model.transforms_.state_dict().items()}
+    longer.module_ = longer._seeded_build(longer.transforms_.restore(learned, longer.space_), 0).eval()
     longer.module_.load_state_dict(model.module_.state_dict())
-    # Scale and shift are the same for every sample.
-    for of_whole, learned in zip(longer.transforms_.buffers(), model.transforms_.buffers(), strict=True):
-        of_whole.copy_(learned.flatten()[0].expand_as(of_whole) if len(learned) == model.space_.dims else learned)
-    return -sum(float(longer.log_prob([clip])[0]) for clip in clips) / math.log(2) / sum(map(len, clips))
+    return [-float(longer.log_prob([clip])[0]) / math.log(2) for clip in clips]
 
 
 def fitted(head: str, train: Clips, given: argparse.Namespace) -> tuple[pl.WaveNet, float]:
@@ -82,31 +92,42 @@ def fitted(head: str, train: Clips, given: argparse.Namespace) -> tuple[pl.WaveN
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0, help="of each fit, at most")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of each fit, at most")
     parser.add_argument("--heads", default="logistic,mu_law")
     parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--stacks", type=int, default=2)
-    parser.add_argument("--window", type=int, default=2048)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=7)
+    parser.add_argument("--stacks", type=int, default=1)
+    parser.add_argument("--window", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--checkpoint", help="file to go on from; the head is added to its name")
     given = parser.parse_args()
     train, test = recordings()
-    end_to_end, n = np.concatenate(list(test)), sum(map(len, test))
+    rounded = np.array([not (clip % 256).any() for clip in test])
+    parts = [np.ones_like(rounded), ~rounded, rounded]  # all, of 16 bits, of 8
+
+    def end_to_end(coder) -> list[str]:
+        joined = [np.concatenate([clip for clip, own in zip(test, part, strict=True) if own]) for part in parts]
+        return [f"{coder(samples) / len(samples):.3f}" for samples in joined]
+
+    def each(of_clip: list[float]) -> list[str]:
+        sizes = np.array([len(clip) for clip in test])
+        return [f"{np.array(of_clip)[part].sum() / sizes[part].sum():.3f}" for part in parts]
+
     lines = [
-        ["FLAC, highest setting, end to end", f"{flac(end_to_end, test.rate) / n:.3f}", "", ""],
-        ["FLAC, highest setting, a file each", f"{sum(flac(c, test.rate) for c in test) / n:.3f}", "", ""],
-        ["xz -9", f"{8 * len(lzma.compress(end_to_end.tobytes(), preset=9)) / n:.3f}", "", ""],
+        ["FLAC, highest setting, end to end", *end_to_end(lambda samples: flac(samples, test.rate)), "", ""],
+        ["FLAC, highest setting, a file each", *each([flac(clip, test.rate) for clip in test]), "", ""],
+        ["xz -9, end to end", *end_to_end(xz), "", ""],
     ]
     with Others() as others:
         for head in given.heads.split(","):
             model, seconds = fitted(head, train, given)
-            bits = bits_per_sample(model, test)
-            lines.append([f"WaveNet, {head}", f"{bits:.3f}", f"{model.n_parameters_:,}", f"{seconds:.0f}"])
-    print(f"{machine()}; {len(test)} recordings, {n:,} samples; others used {others}", end="\n\n")
-    print(table(["", "bits a sample", "parameters", "fit, s"], lines))
+            found = each(bits(model, test))
+            lines.append([f"WaveNet, {head}", *found, f"{model.n_parameters_:,}", f"{seconds:.0f}"])
+    print(f"{machine()}; {len(test)} recordings, {sum(map(len, test)):,} samples; others used {others}", end="\n\n")
+    header = ["", "bits a sample", "of those in 16 bits", "of those in 8", "parameters", "fit, s"]
+    print(table(header, lines))
 
 
 if __name__ == "__main__":

@@ -25,9 +25,14 @@ COLUMNS = {
     "scaled count": Column("g", "count", low=-0.25 * 7, step=0.25),
     "difference": Column("h", "count", step=0.1),
     "real": Column("i", "real"),
+    "sound": Column("j", "count", low=-1.75, high=5.0, step=0.25, coarse=1.0),
 }
 MIXED = Space(tuple(COLUMNS.values()), (len(COLUMNS),))
 DISCRETE = [name for name, c in COLUMNS.items() if c.discrete]
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def alone(name: str) -> Heads:
@@ -46,7 +51,8 @@ def codes_of(column: Column) -> torch.Tensor:
         return torch.arange(column.n_levels, dtype=torch.float64)[:, None]
     start = 0 if column.low is None else round(column.low / column.step)
     first = start if column.low is not None else -8000
-    return torch.arange(first, 8000, dtype=torch.float64)[:, None] * column.step
+    last = 8000 if column.high is None else round(column.high / column.step) + 1
+    return torch.arange(first, last, dtype=torch.float64)[:, None] * column.step
 
 
 def some_codes(n: int = 50, seed: int = 0) -> torch.Tensor:
@@ -139,6 +145,37 @@ def test_discretised_logistics_are_differences_of_the_logistic_cumulative(name):
     assert np.allclose(found, expected, rtol=1e-6, atol=1e-12)
 
 
+def test_sound_lies_on_two_lattices():
+    """Of 0.25 from -1.75 to 5, and of 1 from -1.75 to 4.25: each point has the mass that is nearest to it."""
+    heads, codes = alone("sound"), codes_of(COLUMNS["sound"])
+    params = parameters(heads, 1, seed=5)[0]
+    weight, mean, scale = params[:M].softmax(0).numpy(), params[M : 2 * M].numpy(), params[2 * M : 3 * M].exp().numpy()
+
+    def mass(low: float, high: float) -> float:
+        return float((weight * (stats.logistic.cdf(high, mean, scale) - stats.logistic.cdf(low, mean, scale))).sum())
+
+    v = params[-1].sigmoid().item()
+    for i, x in enumerate(codes[:, 0].tolist()):
+        expected = (1 - v) * mass(x - 0.125 if i else -np.inf, x + 0.125 if x < 5 else np.inf)
+        if i % 4 == 0:
+            expected += v * mass(x - 0.5 if i else -np.inf, x + 0.5 if x < 4.25 else np.inf)
+        assert heads.log_prob(params[None], codes[[i]]).exp().item() == pytest.approx(expected, rel=1e-9)
+    edges = torch.arange(-2.125, 5.2, 0.25, dtype=torch.float64)
+    below = heads.heads[0].cdf(params[None, None], edges[None])[0]
+    p = heads.log_prob(params.expand(len(codes), -1), codes)[:, 0].exp()
+    assert torch.allclose(below, torch.cat([torch.zeros(2), p.cumsum(0)]).double()[: len(edges)], atol=1e-9)
+
+
+def test_a_law_is_moved_as_the_number_is():
+    """y has a density f; then by + s y has f((x - by) / s) / s."""
+    for reals in ("normal", "laplace", "student_t"):
+        head = Heads(Space((COLUMNS["real"],), (1,)), M, reals).heads[0]
+        params = head.initial().double() + torch.randn(20, 1, head.size, dtype=torch.float64, generator=seeded(6))
+        y, by, log_scale = torch.randn(3, 20, 1, dtype=torch.float64, generator=seeded(7))
+        found = head.log_prob(head.moved(params, by, log_scale), by + log_scale.exp() * y)
+        assert torch.allclose(found, head.log_prob(params, y) - log_scale, atol=1e-9)
+
+
 def test_far_in_the_tail_a_discretised_logistic_keeps_its_digits():
     """The logistic tail falls by e per scale, where a difference of cumulatives has long become zero."""
     heads = alone("difference")
@@ -223,6 +260,7 @@ def test_each_kind_of_column_gets_its_head():
         **dict.fromkeys(["category", "wide category", "grade"], "Categorical"),
         **dict.fromkeys(["pixel", "count", "scaled count", "difference"], "DiscretisedLogistics"),
         "real": "MixtureOfNormals",
+        "sound": "Samples",
     }
 
 

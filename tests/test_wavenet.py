@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from plausible.families.autoregressive._direct import Direct
 from plausible.families.autoregressive.wavenet import _WaveNet
 from plausible.heads import N_UNIFORMS
 from plausible.space import Column, Space
@@ -18,27 +20,32 @@ THREE = Column("three", "categorical", (0, 1, 2))
 
 EVENTS = {
     "text": ("text", (9,), (THREE,) * 9),
-    "audio": ("audio", (9,), (Column("sample", "count", low=-2.0, high=2.0, step=0.5),) * 9),
+    "audio": ("audio", (9,), (Column("sample", "count", low=-2.0, high=2.0, step=0.5, coarse=1.0),) * 9),
+    "one real": ("series", (9, 1), (REAL,) * 9),
     "reals of a series": ("series", (5, 2), (REAL,) * 10),
     "colour image": ("image", (2, 2, 2), (BIT,) * 8),
 }
 events = pytest.mark.parametrize("event", EVENTS)
-NETS = [{}, {"stacks": 2}, {"n_context": 2, "layers": 3}]
+NETS = [{}, {"stacks": 2}, {"n_context": 2, "layers": 3}, {"direct": 3}]
 nets = pytest.mark.parametrize("options", NETS, ids=str)
 
 
-def net(event="text", layers=2, stacks=1, n_context=0, length=None) -> _WaveNet:
+def net(event="text", layers=2, stacks=1, n_context=0, length=None, direct=0) -> _WaveNet:
     """A net of random weights, so strong that every connection shows."""
     kind, shape, columns = EVENTS[event]
     if length is not None:
         shape, columns = (length,), columns[:1] * length
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = _WaveNet(Space(columns, shape), kind, n_context, 6, 8, layers, stacks, 5, 2, 0.0).double().eval()
+        module = _WaveNet(Space(columns, shape), kind, n_context, 6, 8, layers, stacks, 5, 2, 0.0, direct=direct)
+    module = module.double().eval()
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in module.parameters():
             p.add_(0.4 * torch.randn(p.shape, generator=rng, dtype=p.dtype))
+        for name, b in [] if module.steps.direct is None else module.steps.direct.named_buffers():
+            b.add_(0.3 * torch.randn(b.shape, generator=rng, dtype=b.dtype))
+            b.copy_(b if name in ("weights", "constant", "level") else b.abs())
     return module
 
 
@@ -73,6 +80,43 @@ def test_a_step_sees_as_far_as_the_dilations_reach(layers, stacks, field):
             other[:, d] = (z[:, d] + 1) % 3
             changed = (module.conditionals(other).unflatten(1, (14, 3)) - params).abs().amax((0, 2)) > 1e-12
             assert changed.nonzero()[:, 0].tolist() == list(range(d + 1, min(d + 1 + field, 14)))
+
+
+def arch(n: int, steps: int) -> torch.Tensor:
+    """A series (n, T) with m_t = 0.2 + 1.2 x_{t-1} - 0.5 x_{t-2} and s_t = 0.1 + 0.4 |e_{t-1}| + 0.3 |e_{t-3}|."""
+    noise = torch.randn(n, steps + 100, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x, e = torch.zeros_like(noise), torch.zeros_like(noise)
+    for t in range(3, noise.shape[1]):
+        e[:, t] = (0.1 + 0.4 * e[:, t - 1].abs() + 0.3 * e[:, t - 3].abs()) * noise[:, t] * (math.pi / 2) ** 0.5
+        x[:, t] = 0.2 + 1.2 * x[:, t - 1] - 0.5 * x[:, t - 2] + e[:, t]
+    return x[:, 100:]
+
+
+def test_direct_connections_find_the_series_that_was_drawn():
+    """The noise has mean size 1, so that s is what its factor is."""
+    direct = Direct(4, 1e-3).double()
+    direct.look(arch(100, 3000))
+    assert torch.allclose(direct.weights, torch.tensor([0, 0, -0.5, 1.2]).double(), atol=0.01)
+    assert direct.constant.item() == pytest.approx(0.2, abs=0.005)
+    assert torch.allclose(direct.of_errors, torch.tensor([0, 0.3, 0, 0.4]).double(), atol=0.02)
+    assert direct.least.item() == pytest.approx(0.1, abs=0.005)
+
+
+def test_a_net_that_starts_from_direct_connections_is_near_the_truth_untrained():
+    """The truth: normal noise about m_t."""
+    x = arch(60, 400)
+    mean, scale = torch.zeros_like(x), torch.ones_like(x)
+    mean[:, 2:] = 0.2 + 1.2 * x[:, 1:-1] - 0.5 * x[:, :-2]
+    error = (x - mean).abs()
+    scale[:, 3:] = 0.1 + 0.4 * error[:, 2:-1] + 0.3 * error[:, :-3]
+    truth = torch.distributions.Normal(mean, scale * (math.pi / 2) ** 0.5).log_prob(x)[:, 5:].mean().item()
+    found = {}
+    for lags in (0, 8):
+        module = _WaveNet(Space((REAL,) * 400, (400, 1)), "series", 0, 8, 8, 2, 1, 0, 10, 0.0, direct=lags).double()
+        module.look(x)
+        with torch.no_grad():
+            found[lags] = module.log_prob_each(x)[:, 5:].mean().item()
+    assert found[0] < truth - 0.3 and truth - 0.1 < found[8] < truth
 
 
 def test_gradients_reach_earlier_values_only():

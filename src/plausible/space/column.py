@@ -29,6 +29,8 @@ class Column:
         dtype: the user's dtype, as a string, so that samples get it back.
         low, high: the smallest and largest possible code of a count, or bounds of a real; None where there is none.
         step: the distance between neighbouring codes of a count (one, until a transform rescales it).
+        coarse: a multiple of the step; the codes of some examples are all so many of it above `low`, as those of sound
+            of 8 bits that is stored in 16. None where nothing is known of such.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Column:
     low: float | None = None
     high: float | None = None
     step: float = 1.0
+    coarse: float | None = None
 
     @property
     def discrete(self) -> bool:

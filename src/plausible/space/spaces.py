@@ -358,7 +358,7 @@ class Audio(Space):
 
     @classmethod
     def of(cls, length: int, rate: int, guesses=()) -> Audio:
-        sample = Column("sample", "count", (), "int16", -32768.0, 32767.0)
+        sample = Column("sample", "count", (), "int16", -32768.0, 32767.0, coarse=256.0)
         return cls((sample,) * length, (length,), guesses, rate)
 
     @property

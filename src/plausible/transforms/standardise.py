@@ -59,7 +59,8 @@ class Standardise(Transform):
             if column.kind not in ("real", "count"):
                 return column
             low, high = ((b - m) / s if b is not None else None for b in (column.low, column.high))
-            return replace(column, low=low, high=high, step=column.step / s)
+            coarse = None if column.coarse is None else column.coarse / s
+            return replace(column, low=low, high=high, step=column.step / s, coarse=coarse)
 
         return space.replace(moved(*a) for a in zip(space.columns, shift, scale, strict=True))
 

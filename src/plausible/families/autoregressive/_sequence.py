@@ -28,9 +28,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.families._stepwise import Stepwise
+from plausible.families.autoregressive._direct import SHOWN, Before, Direct
 from plausible.families.autoregressive.made import _MADE
-from plausible.heads import Categorical, Heads
-from plausible.space import Space
+from plausible.heads import SMALLEST_SCALE, Categorical, Heads, Mixture
+from plausible.space import Column, Space
 from plausible.transforms import MuLaw, Standardise, Transform
 
 AT_ONCE = 8_000_000  # numbers of one kind that are held in memory when nothing is learned
@@ -60,6 +61,7 @@ class Steps(nn.Module):
         components: mixture components of the heads.
         dropout: share of the hidden units inside a step dropped while training.
         reals: what the mixtures of reals are of.
+        direct: steps before that the next is foreseen from, where steps are alike and of one number; see `_direct`.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Steps(nn.Module):
         components: int,
         dropout: float = 0.0,
         reals: str = "normal",
+        direct: int = 0,
     ):
         super().__init__()
         self.T, self.C = _shape(space, event)
@@ -95,6 +98,10 @@ class Steps(nn.Module):
         else:
             self.V = nn.Parameter(torch.empty(self.head.size, hidden).uniform_(-0.1, 0.1) / hidden**0.5)
             self.b = nn.Parameter(self.head.initial())
+        self.direct, lags = None, min(direct, self.T - 1)
+        if lags and self.alike and self.C == 1 and isinstance(self.head.heads[0], Mixture):
+            self.direct = Direct(lags, _least_scale(columns[0]))
+            self.W_direct = nn.Parameter(torch.randn(SHOWN, width) * SHOWN**-0.5)
         with torch.device("cpu"):  # places follow from the space, also where the weights have no memory yet
             places = self._own_places() if self.own else self._places() if self.C > 1 else {}
         for name, place in places.items():
@@ -126,6 +133,8 @@ class Steps(nn.Module):
 
     def look(self, z: torch.Tensor) -> None:
         """Start from the frequencies of the dimensions: z (n, D)."""
+        if self.direct is not None:
+            self.direct.look(self._numbers(z))
         if self.inner is not None:
             self.inner.look(self.in_order(z).reshape(-1, self.C))
             return
@@ -151,22 +160,34 @@ class Steps(nn.Module):
         """Return what a net is shown when asked for each step, the one before it: (n, D) -> (n, T, E)."""
         e = self.embed(z)
         if self.alike:
-            return torch.cat([self.place.expand(len(z), 1, -1).to(e.dtype), e[:, :-1]], 1)
+            e = torch.cat([self.place.expand(len(z), 1, -1).to(e.dtype), e[:, :-1]], 1)
+            return e if self.direct is None else e + self.direct.foresee(self._numbers(z))[2].to(e) @ self.W_direct
         return F.pad(e[:, :-1], (0, 0, 1, 0)) + self.place
 
     def read(self, h: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Return the parameters of all conditionals from the net's outputs: (n, T, H), (n, D) -> (n, P)."""
-        if self.C > 1:
-            params = self._of_steps(self.in_order(z).reshape(-1, self.C), h.flatten(0, 1))
-            return params.reshape(len(z), -1)[:, self.back]
-        if self.own:
-            V, b = F.pad(self.V, (0, 0, 0, 1))[self.params_at], F.pad(self.b, (0, 1))[self.params_at]
-            return (torch.einsum("ndh,dph->ndp", h, V) + b).flatten(1)[:, self.back]
-        return F.linear(h, self.V, self.b).flatten(1)
+        if not self.own:
+            params = self._of_steps(z, self.in_order(z).reshape(-1, self.C), h).reshape(len(z), -1)
+            return params if self.C == 1 else params[:, self.back]
+        V, b = F.pad(self.V, (0, 0, 0, 1))[self.params_at], F.pad(self.b, (0, 1))[self.params_at]
+        return (torch.einsum("ndh,dph->ndp", h, V) + b).flatten(1)[:, self.back]
 
-    def _of_steps(self, z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        """The parameters (m, P) of m steps alike, from their values (m, C) and the net's outputs (m, H)."""
-        return F.linear(h, self.V, self.b) if self.inner is None else self.inner.conditionals(z, h)
+    def _of_steps(self, z: torch.Tensor, inside: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        """The parameters (n T, P) of all steps of z (n, D), their values (n T, C), from the net's outputs (n, T, H)."""
+        h = h.flatten(0, 1)
+        params = F.linear(h, self.V, self.b) if self.inner is None else self.inner.conditionals(inside, h)
+        if self.direct is None:
+            return params
+        mean, scale, _ = self.direct.foresee(self._numbers(z))
+        return self._moved(params, mean.flatten(), scale.flatten())
+
+    def _numbers(self, z: torch.Tensor) -> torch.Tensor:
+        """What is foreseen, in the units of the head: (n, T) -> (n, T)."""
+        return self.head.heads[0].standard(z).to(self.W)
+
+    def _moved(self, params: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """The laws (m, P) of (x - mean) / scale, both (m,), as laws of x."""
+        return self.head.heads[0].moved(params[:, None], mean[:, None], scale.log()[:, None])[:, 0]
 
     def observed(self, z: torch.Tensor) -> torch.Tensor:
         """Leave out the last steps (of those that are alike) where all of the examples (n, D) have ended."""
@@ -180,7 +201,7 @@ class Steps(nn.Module):
         if self.own:
             return self.heads.log_prob(self.read(h, z), z)
         inside = self.in_order(z).reshape(-1, self.C)
-        terms = self.head.log_prob(self._of_steps(inside, h.flatten(0, 1)), inside).reshape(len(z), -1)
+        terms = self.head.log_prob(self._of_steps(z, inside, h), inside).reshape(len(z), -1)
         return terms if self.natural else terms[:, self.at.argsort()]
 
     def log_prob_each(self, outputs: Callable, z: torch.Tensor, c: torch.Tensor | None, memory: int) -> torch.Tensor:
@@ -211,6 +232,12 @@ class Steps(nn.Module):
             return weight[torch.nan_to_num(values[0]).long()] * known[:, None]
         return self.head.features(torch.stack(values, 1)).to(weight) @ weight
 
+    def foreseen(self, before: Before | None, values: list[torch.Tensor], n: int) -> Before:
+        """Take the C values (n,) of the step that was foreseen, or none before the first; foresee the next one."""
+        if before is None:
+            return self.direct.start(n)
+        return self.direct.step(before, self._numbers(values[0][:, None])[:, 0])
+
     def start_step(self, h: torch.Tensor):
         """Return the state inside a step whose net's outputs are h (n, H)."""
         return F.linear(h, self.V, self.b) if self.inner is None else self.inner.start(len(h), h)
@@ -230,10 +257,11 @@ class Steps(nn.Module):
             z.append(value)
         return torch.stack(z, 1)
 
-    def params(self, t: int, h: torch.Tensor) -> torch.Tensor:
+    def params(self, t: int, h: torch.Tensor, before: Before | None = None) -> torch.Tensor:
         """Return the parameters of step t of one dimension from the net's outputs (n, H): (n, P_t)."""
         if not self.own:
-            return F.linear(h, self.V, self.b)
+            params = F.linear(h, self.V, self.b)
+            return params if before is None else self._moved(params, before.mean, before.scale)
         rows = self.heads.single(t)[1]
         return F.linear(h, self.V[rows], self.b[rows])
 
@@ -251,6 +279,11 @@ def _shape(space: Space, event: str) -> tuple[int, int]:
     if event == "image":
         return space.shape[1] * space.shape[2], space.shape[0]
     return space.dims, 1
+
+
+def _least_scale(column: Column) -> float:
+    """Half the distance of neighbouring codes, in the units of the head."""
+    return SMALLEST_SCALE if column.kind == "real" else column.step / max(column.n_levels - 1, 2)
 
 
 def _of_dimension(owner: torch.Tensor, dims: int) -> torch.Tensor:
@@ -303,7 +336,7 @@ class Sequential(Stepwise):
         if c == 0:
             h = self._advance(state, t)
             if steps.C == 1:
-                return steps.params(t, h)
+                return steps.params(t, h, state.before)
             state.inner, value = steps.start_step(h), None
         return steps.inside(state.inner, c, value)
 

@@ -58,6 +58,7 @@ class _State:
     memory: list[torch.Tensor]
     values: list[torch.Tensor] = field(default_factory=list)  # of the present step
     inner: Any = None  # state inside the step
+    before: None = None  # nothing is foreseen by direct connections
     k: int = 0  # dimensions given so far
 
 

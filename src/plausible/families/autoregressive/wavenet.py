@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.base import Module, Traits
+from plausible.families.autoregressive._direct import Before
 from plausible.families.autoregressive._sequence import Sequential, Steps, sequence_transforms
 from plausible.neural import Neural
 from plausible.nn import Dropout
@@ -49,6 +50,7 @@ class _State:
     queues: list[torch.Tensor]  # of each layer (d, n, 2 H): what steps t - d .. t - 1 add to those d later
     values: list[torch.Tensor] = field(default_factory=list)  # of the present step
     inner: Any = None  # state inside the step
+    before: Before | None = None  # of the direct connections
     k: int = 0  # dimensions given so far
 
 
@@ -56,11 +58,23 @@ class _WaveNet(Sequential):
     """Legend: n examples, T steps, D dimensions, H channels, S channels of the skips, P parameters of a step."""
 
     def __init__(
-        self, space, event, n_context, channels, skips, layers, stacks, within, components, dropout, reals="normal"
+        self,
+        space,
+        event,
+        n_context,
+        channels,
+        skips,
+        layers,
+        stacks,
+        within,
+        components,
+        dropout,
+        reals="normal",
+        direct=0,
     ):
         super().__init__()
         self.dims, self.channels, self.skips = space.dims, channels, skips
-        self.steps = Steps(space, event, channels, skips, within, components, dropout, reals)
+        self.steps = Steps(space, event, channels, skips, within, components, dropout, reals, direct)
         self.heads = self.steps.heads
         self.dilations = [2**i for i in range(layers)] * stacks
         self.gates = nn.ModuleList(nn.Linear(channels, 4 * channels, bias=False) for _ in self.dilations)
@@ -124,7 +138,10 @@ class _WaveNet(Sequential):
         if t:
             shown = steps.shown(t - 1, state.values, steps.W)
             h = shown if steps.alike else h + shown
-            state.values = []
+        if steps.direct is not None:
+            state.before = steps.foreseen(state.before, state.values, len(h))
+            h = h + state.before.shown @ steps.W_direct
+        state.values = []
         skip = 0.0
         for i, (gate, bias, way, way_bias) in enumerate(state.layers):
             both = h @ gate
@@ -169,6 +186,9 @@ class WaveNet(Neural):
     )
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace", "student_t"))
+    direct: int = option(
+        32, "steps from which a linear prediction of the next number is made, where the net starts; 0 for none", low=0
+    )
     dropout: float = option(0.0, "share of the outputs of each layer dropped while training", low=0)
     epochs: int = option(30, "passes over the training examples, at most", low=1)
     batch_size: int = option(16, "examples per step", low=1)
@@ -204,4 +224,5 @@ class WaveNet(Neural):
             self.components,
             self.dropout,
             self.reals,
+            self.direct,
         )

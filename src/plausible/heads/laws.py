@@ -1,32 +1,15 @@
-r"""Heads: p(x_d | parameters), one dimension at a time.
-
-A network puts out numbers; a head says what distribution over a column they are the parameters of. A family is then a
-network times a head: the same heads end an autoregressive net and are the observation model of a VAE.
-
-    kind                                  head                                     parameters
-    binary                                Bernoulli by logit                       1
-    categorical, ordinal to 32 levels     categorical by logits                    K
-    ordinal beyond, count                 mixture of M discretised logistics       3 M
-    real                                  mixture of M normals or Laplaces         3 M
-                                          mixture of M Student's t                 4 M
-
-Every head draws by inversion from two uniforms per dimension that the caller gives, so that a fast and a slow sampler
-that share their uniforms draw the same values. (``torch.distributions`` would read the global generator.)
-
-References: Bishop, Mixture density networks, 1994. Salimans et al., PixelCNN++, 2017, https://arxiv.org/abs/1701.05517
-"""
+"""The laws of single columns: levels, and mixtures over numbers. See `plausible.heads`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from plausible.space import MAX_SPAN, Column, Space
+from plausible.space import Column
 
 N_UNIFORMS = 2  # uniforms a head needs to draw one dimension
 SMALLEST_SCALE = 1e-3  # of a normal, in standardised units: a spike on a repeated value may not grow without bound
@@ -90,7 +73,9 @@ class Bernoulli(Head):
         return torch.nan_to_num(2 * x - 1)[..., None]
 
     def marginal(self, x):
-        return (torch.nanmean(x, 0) * 0.998 + 0.001).logit()[:, None]
+        mean = x.mean(0)
+        mean = torch.nanmean(x, 0) if mean.isnan().any() else mean  # which takes thirty times as long
+        return (mean * 0.998 + 0.001).logit()[:, None]
 
     def log_prob(self, params, x):
         return -F.binary_cross_entropy_with_logits(params[..., 0], x, reduction="none")
@@ -129,7 +114,7 @@ class Categorical(Head):
         return (u[..., :1] >= below).sum(-1).to(params)
 
 
-class _Mixture(Head):
+class Mixture(Head):
     """M components, each with a logit, a mean and a log scale."""
 
     def __init__(self, columns: Sequence[Column], components: int):
@@ -142,6 +127,17 @@ class _Mixture(Head):
         spread = torch.special.ndtri((torch.arange(m) + 0.5) / m) if m > 1 else torch.zeros(1)
         start = torch.cat([torch.zeros(m), spread, torch.full((m,), math.log(0.6 if m > 1 else 1.0))])
         return start.repeat(self.d, 1)
+
+    def standard(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, d) codes in the units of the means."""
+        return x
+
+    def moved(self, params: torch.Tensor, by: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+        """Return the parameters of the laws stretched by e^log_scale, then moved by `by`, both (n, d)."""
+        m = self.components
+        logit, mean, log, others = params.split([m, m, m, self.size - 3 * m], -1)
+        by, log_scale = by[..., None], log_scale[..., None]
+        return torch.cat([logit, by + log_scale.exp() * mean, log + log_scale, others], -1)
 
     def cdf(self, params, x):
         weight, below = params[..., : self.components].softmax(-1), 0
@@ -159,7 +155,7 @@ class _Mixture(Head):
         return (u[..., None] >= log_weight.softmax(-1).cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
 
 
-class MixtureOfNormals(_Mixture):
+class MixtureOfNormals(Mixture):
     r"""p(x) = sum_m w_m N(x; mu_m, sigma_m^2)."""
 
     n_features = 1
@@ -250,7 +246,7 @@ class MixtureOfStudents(MixtureOfNormals):
         return mean + log_scale.clamp_min(math.log(SMALLEST_SCALE)).exp() * quantile
 
 
-class DiscretisedLogistics(_Mixture):
+class DiscretisedLogistics(Mixture):
     r"""P(x) = sum_m w_m [F((x + h - mu_m) / s_m) - F((x - h - mu_m) / s_m)], F the logistic cumulative.
 
     2 h is the step of the lattice; the lowest (highest) lattice point, where there is one, gets all mass below (above).
@@ -271,20 +267,26 @@ class DiscretisedLogistics(_Mixture):
         self.register_buffer("centre", torch.tensor([(k - 1) / 2 if k else 0.0 for k in levels]), persistent=False)
         self.register_buffer("step", torch.tensor([c.step for c in columns], dtype=torch.float64), persistent=False)
 
+    def standard(self, x):
+        return (x - self.centre) / self.unit
+
     def _at_edges(self, x):
         half = self.step / 2
         return x < self.low + half, x > self.high - half
 
     def features(self, x):
         lowest, highest = self._at_edges(x)
-        y = ((x - self.centre) / self.unit).asinh().to(x)
+        y = self.standard(x).asinh().to(x)
         return torch.nan_to_num(torch.stack([y, lowest.to(x), highest.to(x)], -1))
 
     def log_prob(self, params, x):
+        return self._log_mass(params, x, self.step, *self._at_edges(x))
+
+    def _log_mass(self, params, x, step, lowest, highest):
+        """log P(x) on a lattice of a step, of whose points x is the lowest or the highest where it is said to be."""
         logit, mean, log_scale = params.chunk(3, -1)
-        lowest, highest = self._at_edges(x)
-        half = (self.step / self.unit / 2).to(params)[..., None]
-        y = ((x - self.centre) / self.unit).to(params)[..., None]
+        half = (step / self.unit / 2).to(params)[..., None]
+        y = self.standard(x).to(params)[..., None]
         # A step of a hundredth of the scale, or a hundred scales to a step, is as fine or as sharp as need be.
         log_scale = torch.maximum(log_scale, (half / 50).log())
         rate = (-log_scale).exp()
@@ -298,7 +300,7 @@ class DiscretisedLogistics(_Mixture):
         return torch.logsumexp(logit.log_softmax(-1) + log_mass, -1)
 
     def cdf(self, params, x):
-        inside = super().cdf(params, ((x - self.centre) / self.unit).to(params))
+        inside = super().cdf(params, self.standard(x).to(params))
         return torch.where(x < self.low, 0.0, torch.where(x > self.high, 1.0, inside))
 
     def _below(self, params, x):
@@ -315,6 +317,10 @@ class DiscretisedLogistics(_Mixture):
         return (logit.softmax(-1) * mean).sum(-1).double() * self.unit + self.centre
 
     def sample(self, params, u):
+        return self._on_lattice(params, u, self.step, self.high)
+
+    def _on_lattice(self, params, u, step, high):
+        """Draw on a lattice of a step, up to its highest point."""
         logit, mean, log_scale = params.chunk(3, -1)
         m = self._pick(logit, u[..., 0])
         half = (self.step / self.unit / 2).to(params)
@@ -322,122 +328,8 @@ class DiscretisedLogistics(_Mixture):
         y = (mean.gather(-1, m)[..., 0] + scale * _inside(u[..., 1]).logit()).double()
         x = y * self.unit + self.centre
         start = torch.where(self.low.isinf(), torch.zeros_like(self.low), self.low)
-        x = start + ((x - start) / self.step).round() * self.step
-        return torch.maximum(torch.minimum(x, self.high), self.low).to(params)
-
-
-OF_REALS = {"normal": MixtureOfNormals, "laplace": MixtureOfLaplaces, "student_t": MixtureOfStudents}
-
-
-def head_of(column: Column, components: int, reals: str = "normal") -> tuple:
-    """What tells which columns share a head: its class and sizes."""
-    if column.kind == "binary":
-        return (Bernoulli,)
-    if column.levels and (column.kind == "categorical" or column.n_levels <= MAX_SPAN):
-        return (Categorical, column.n_levels)
-    if column.kind == "real":
-        return (OF_REALS[reals], components)
-    return (DiscretisedLogistics, components)
-
-
-class Heads(nn.Module):
-    """The heads of all columns of a space, side by side.
-
-    Parameters and features are laid out head by head. ``owner`` (one entry per parameter) and ``source`` (one per
-    feature) say which dimension each belongs to: what a masked net needs to know.
-
-    Args:
-        space: the model's space; columns with the same kind share one head.
-        components: mixture components M of real, count and many-levelled columns.
-        reals: what the mixtures of reals are of: 'normal', 'laplace' or 'student_t'.
-    """
-
-    def __init__(self, space: Space, components: int = 10, reals: str = "normal"):
-        super().__init__()
-        groups: dict[tuple, list[int]] = {}
-        for d, column in enumerate(space.columns):
-            groups.setdefault(head_of(column, components, reals), []).append(d)
-        self.dims, self.columns, self.components, self.reals = space.dims, space.columns, components, reals
-        self._singles: dict[Column, Heads] = {}
-        self._places: dict[int, tuple[Heads, slice, slice]] = {}
-        self.heads = nn.ModuleList()
-        owner, source = [], []
-        for g, (key, members) in enumerate(groups.items()):
-            columns = [space.columns[d] for d in members]
-            mixture = issubclass(key[0], _Mixture)
-            head = key[0](columns, components) if mixture else key[0](columns)
-            self.heads.append(head)
-            self.register_buffer(f"members_{g}", torch.tensor(members), persistent=False)
-            owner += [d for d in members for _ in range(head.size)]
-            source += [d for d in members for _ in range(head.n_features)]
-        self.register_buffer("owner", torch.tensor(owner), persistent=False)
-        self.register_buffer("source", torch.tensor(source), persistent=False)
-        self.size, self.n_features = len(owner), len(source)
-
-    def _groups(self):
-        start = 0
-        for g, head in enumerate(self.heads):
-            stop = start + head.d * head.size
-            yield head, getattr(self, f"members_{g}"), slice(start, stop)
-            start = stop
-
-    def _columns(self, x: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
-        return x if len(members) == self.dims else x[:, members]
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, D) codes -> (n, n_features)."""
-        parts = [head.features(self._columns(x, members)).flatten(1) for head, members, _ in self._groups()]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-    def log_prob(self, params: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """(n, size), (n, D) -> (n, D); zero for a missing cell, which says nothing."""
-        missing = x.isnan()
-        x = torch.nan_to_num(x)
-        out = None
-        for head, members, part in self._groups():
-            terms = head.log_prob(params[:, part].unflatten(1, (head.d, head.size)), self._columns(x, members))
-            if len(self.heads) == 1:
-                out = terms
-            else:
-                out = torch.empty_like(x, dtype=terms.dtype) if out is None else out
-                out = out.index_copy(1, members, terms)
-        return torch.where(missing, torch.zeros_like(out), out)
-
-    def sample(self, params: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        """(n, size), uniforms (n, D, 2) -> codes (n, D)."""
-        if len(self.heads) == 1:  # as of a single dimension: a sampler asks for each in turn
-            head = self.heads[0]
-            return head.sample(params.unflatten(1, (head.d, head.size)), u).to(params.dtype)
-        x = torch.empty(len(params), self.dims, dtype=params.dtype, device=params.device)
-        for head, members, part in self._groups():
-            x[:, members] = head.sample(params[:, part].unflatten(1, (head.d, head.size)), u[:, members])
-        return x
-
-    def initial(self) -> torch.Tensor:
-        """Parameters (size,) to start a net's output bias from."""
-        return torch.cat([head.initial().flatten() for head in self.heads])
-
-    def marginal(self, x: torch.Tensor) -> torch.Tensor:
-        """Parameters (size,) under which levels have the frequencies they have in x (n, D)."""
-        return torch.cat([head.marginal(self._columns(x, members)).flatten() for head, members, _ in self._groups()])
-
-    def single(self, d: int) -> tuple[Heads, slice, slice]:
-        """Return a head for dimension d alone, and where its parameters and its features lie among those of all."""
-        if d in self._places:
-            return self._places[d]
-        start = first = 0
-        for head, members, _ in self._groups():
-            place = (members == d).nonzero()
-            if len(place):
-                p, f = start + int(place) * head.size, first + int(place) * head.n_features
-                column = replace(self.columns[d], name="")
-                if column not in self._singles:
-                    one = Heads(Space((column,), (1,)), self.components, self.reals).to(members.device)
-                    self._singles[column] = one
-                self._places[d] = self._singles[column], slice(p, p + head.size), slice(f, f + head.n_features)
-                return self._places[d]
-            start, first = start + head.d * head.size, first + head.d * head.n_features
-        raise IndexError(f"dimension {d} of {self.dims}")
+        x = start + ((x - start) / step).round() * step
+        return torch.maximum(torch.minimum(x, high), self.low).to(params)
 
 
 def _by_scipy(name: str, *values: torch.Tensor) -> torch.Tensor:
