@@ -27,7 +27,7 @@ PUBLIC = {
 
 # From the ground up; a module may import its own floor and those below.
 FLOORS = (
-    {"errors", "randomness", "options"},
+    {"errors", "randomness", "options", "atomic"},
     {"space", "embedding", "transforms", "heads", "nn", "sampling"},
     {"data", "training"},
     {"base", "context", "module", "neural", "registry", "files"},

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import plausible as pl
+from plausible.atomic import write_atomically
 from plausible.errors import BudgetWarning, DivergedError, DivergedWarning, InterruptedWarning, ModelFileError
 from plausible.neural import Watch
 from plausible.options import OptionError
 from plausible.training import Events, alternate, count, em, minimise, run
-from plausible.training.checkpoint import write_atomically
 
 
 class Quadratic(nn.Module):

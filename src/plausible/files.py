@@ -20,11 +20,11 @@ import pandas as pd
 import torch
 
 from plausible import registry
+from plausible.atomic import write_atomically
 from plausible.context import transforms_of
 from plausible.data.seen import Seen
 from plausible.errors import ModelFileError, PlausibleError
 from plausible.space import Space, from_json
-from plausible.training.checkpoint import write_atomically
 from plausible.transforms import Chain
 
 FORMAT = 1

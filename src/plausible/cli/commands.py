@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from plausible import __version__, registry
+from plausible.atomic import write_atomically
 from plausible.cli import uses, wording
 from plausible.cli.arguments import (
     ONE,
@@ -386,8 +387,6 @@ def score(
         found = likelihood(fitted, X, context=given, importance_samples=importance_samples)
     lines = "log_prob\n" + "".join(f"{v!r}\n" for v in found.values.tolist())
     if target is not None:
-        from plausible.training.checkpoint import write_atomically
-
         write_atomically(target, lines.encode())
     if per_example:
         sys.stdout.write(lines)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from plausible.atomic import write_atomically
 from plausible.data import sounds
 from plausible.errors import DataError
 from plausible.space import Image, Space
@@ -41,7 +42,6 @@ def write(X: Any, path: str | Path, space: Space, *, across: int | None = None) 
     Raises:
         DataError: examples of this kind have no such form; the message lists those that they have.
     """
-    from plausible.training.checkpoint import write_atomically
 
     path = Path(path)
     if space.type == "image" and (path.is_dir() or not path.suffix):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from plausible.atomic import write_atomically
 from plausible.errors import ModelFileError
 
 
@@ -66,17 +67,3 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
 
     blob = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
     write_atomically(path, blob)
-
-
-def write_atomically(path: Path, blob: bytes) -> None:
-    """Write a file beside `path`, then rename it onto `path`."""
-    path = Path(path)
-    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(half, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from plausible.atomic import write_atomically
 from plausible.data.write import pixels
 from plausible.errors import DataError
 from plausible.evaluate.drawing import Axis
-from plausible.training.checkpoint import write_atomically
 
 FORMS = {"image": (".png", ".npy", ".npz"), "table": (".csv", ".npy", ".npz")}
 ARRAYS = (".npy", ".npz")

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from plausible.atomic import write_atomically
 from plausible.base import rows_fingerprint
 from plausible.data import take
 from plausible.errors import DataError, PlausibleWarning
@@ -118,7 +119,6 @@ class Memory:
         Raises:
             DataError: these examples have no such form.
         """
-        from plausible.training.checkpoint import write_atomically
 
         path = Path(path)
         check_form(path, self.space)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from plausible import registry
+from plausible.atomic import write_atomically
 from plausible.cli.arguments import OTHER, Drop, Header, How, Key, Kinds, Length, Seed, examples, opened
 from plausible.cli.inputs import kinds_of, read_examples, writable
 from plausible.cli.terminal import busy, say
@@ -102,8 +103,6 @@ def anomalies(
     if len(shown):
         print(aligned([tuple(found.columns), *(_line(found.loc[i]) for i in shown)]))
     if target is not None:
-        from plausible.training.checkpoint import write_atomically
-
         write_atomically(target, found.to_csv(index=False).encode())
         say(f"Wrote {target}")
 

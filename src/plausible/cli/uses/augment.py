@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from plausible.atomic import write_atomically
 from plausible.cli.arguments import DataPath, Key, ModelPath, examples, opened
 from plausible.cli.inputs import context_of, listed, value_of, writable
 from plausible.cli.terminal import busy, say
@@ -189,7 +190,6 @@ def _write(X: Any, more: dict[str, Any], path: Path, space: Any, after: int | No
     import numpy as np
 
     from plausible.data.write import as_frame, write
-    from plausible.training.checkpoint import write_atomically
 
     if path.suffix == ".npz":
         out = io.BytesIO()

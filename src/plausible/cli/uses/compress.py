@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from plausible.atomic import write_atomically
 from plausible.cli.arguments import DataPath, Key, ModelPath, examples, opened
 from plausible.cli.inputs import context_of, writable
 from plausible.cli.terminal import busy, say
@@ -52,7 +53,6 @@ def compress(
     Kept are the values, dtypes and order of columns; of the form of a file whether it has a header, and its delimiter.
     """
     from plausible.errors import DataError
-    from plausible.training.checkpoint import write_atomically
     from plausible.uses.compress import compress as compressed
 
     if out is None and not benchmark:
@@ -171,7 +171,6 @@ def _write(X: Any, path: Path, space: Any, form: dict | None) -> None:
     from PIL import Image
 
     from plausible.data.write import pixels, write
-    from plausible.training.checkpoint import write_atomically
 
     if isinstance(X, str):
         write_atomically(path, X.encode())

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from plausible.atomic import write_atomically
 from plausible.errors import DataError, ReadError
-from plausible.training.checkpoint import write_atomically
 
 SLACK = 0.01  # by which printed probabilities may miss a sum of one
 MOST_NUMBERS = 1 << 24  # of all tables of a file together: a default of one line may stand for any number
