@@ -84,22 +84,14 @@ class BayesClassifier(ClassifierMixin, BaseEstimator):
             DataError: X and y do not fit together, or the prior is none.
         """
         need_density(self.model)
-        if y is None:
-            raise ValueError("requires y to be passed, but the target y is None")
         space = infer(X, self.model.space)  # of all classes together, so that they agree on columns and levels
-        y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, input_name="y")
+        y = labels_of(y, len(space.encode(X)))
         check_classification_targets(y)
-        n = len(space.encode(X))
-        if len(y) != n:
-            raise DataError(f"expected a label for each of {n} examples, got {len(y)}")
         self.classes_, k = np.unique(y, return_inverse=True)
-        weight = _check_sample_weight(sample_weight, np.empty((n, 1)), dtype=np.float64)
-        shares = np.bincount(k, weight, len(self.classes_))
         if (np.bincount(k) < 2).any() and not self.model.traits.context:
             rare = self.classes_[np.bincount(k).argmin()]
             raise DataError(f"class {rare!r} has one example only; a model of its own needs two. Leave the class out")
-        if (weight < 0).any() or (shares == 0).any():
-            raise DataError("sample_weight must be non-negative, and not zero for all examples of a class")
+        weight, shares = weights_of(sample_weight, k, len(self.classes_))
         self.log_prior_ = np.log(self._prior(shares))
         rows = [np.flatnonzero(k == j) for j in range(len(self.classes_))]
         weights = None if sample_weight is None else [weight[r] for r in rows]
@@ -266,6 +258,25 @@ def _frame(model: Any, contexts: list[Mapping[str, Any]]) -> Any:
     frame = pd.DataFrame(contexts, columns=wanted)
     model._encode_context(frame, None)  # says what is wrong with a value
     return frame
+
+
+def labels_of(y: Any, n: int, none: str = "") -> np.ndarray:
+    """Labels as an array (n,); `none` says in words what stands for no label, where something does."""
+    if y is None:
+        raise ValueError("requires y to be passed, but the target y is None")
+    y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, input_name="y")
+    if len(y) != n:
+        raise DataError(f"expected a label for each of {n} examples{none}, got {len(y)}")
+    return y
+
+
+def weights_of(sample_weight: Any, k: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of examples of class k (n,), -1 where it is not known, and the sum for each class."""
+    weight = _check_sample_weight(sample_weight, np.empty((len(k), 1)), dtype=np.float64)
+    shares = np.bincount(k[k >= 0], weight[k >= 0], classes)
+    if (weight < 0).any() or (shares == 0).any():
+        raise DataError("sample_weight must be non-negative, and not zero for all examples of a class")
+    return weight, shares
 
 
 def need_density(model: Any) -> None:

@@ -20,14 +20,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from plausible.errors import DataError
 from plausible.space import infer
 from plausible.uses.class_models import fit_classes
-from plausible.uses.classify import BayesClassifier, log_evidence, log_posterior, need_density
+from plausible.uses.classify import BayesClassifier, labels_of, log_evidence, log_posterior, need_density, weights_of
 
 UNLABELLED = -1  # scikit-learn's mark
 LEAST = 1e-12  # shares of an example that are smaller are not fitted
@@ -94,9 +92,7 @@ class SemiSupervisedClassifier(BayesClassifier):
         self._check()
         space = infer(X, self.model.space)
         k = self._classes(y, len(space.encode(X)))
-        weight = _check_sample_weight(sample_weight, np.empty((len(k), 1)), dtype=np.float64)
-        if (weight < 0).any() or (np.bincount(k[k >= 0], weight[k >= 0], len(self.classes_)) == 0).any():
-            raise DataError("sample_weight must be non-negative, and not zero for all examples of a class")
+        weight, _ = weights_of(sample_weight, k, len(self.classes_))
         labelled = np.eye(len(self.classes_))[k] * (weight * (k >= 0))[:, None]  # (n, K)
         unknown, lam = np.flatnonzero(k < 0), self.unlabelled_weight
         most = self.max_iter if lam > 0 and len(unknown) else 1
@@ -129,11 +125,7 @@ class SemiSupervisedClassifier(BayesClassifier):
 
     def _classes(self, y: Any, n: int) -> np.ndarray:
         """Note the classes; return the number of each example's, -1 where it has no label."""
-        if y is None:
-            raise ValueError("requires y to be passed, but the target y is None")
-        y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, input_name="y")
-        if len(y) != n:
-            raise DataError(f"expected a label for each of {n} examples (-1 for none), got {len(y)}")
+        y = labels_of(y, n, none=" (-1 for none)")
         if y.dtype.kind == "U":
             raise DataError(
                 "labels that are strings leave no place for -1; give them as an array of objects, "
