@@ -155,10 +155,13 @@ def nade_backward(x, W, V, a, g, dW, dV, da, first, last, kind, single):
             for e in range(0, ROWS, 4):
                 g0, g1, g2, g3 = g_d[e], g_d[e + 1], g_d[e + 2], g_d[e + 3]
                 h0, h1, h2, h3 = h[e], h[e + 1], h[e + 2], h[e + 3]
+                d0, d1, d2, d3 = dh[e], dh[e + 1], dh[e + 2], dh[e + 3]
                 for k in range(H):
                     dv[k] += g0 * h0[k] + g1 * h1[k] + g2 * h2[k] + g3 * h3[k]
-                for i in range(4):
-                    _add(dh[e + i], g_d[e + i], v)
+                    d0[k] += g0 * v[k]
+                    d1[k] += g1 * v[k]
+                    d2[k] += g2 * v[k]
+                    d3[k] += g3 * v[k]
         for e in range(rows):
             _slope_times(h[e], dh[e], da[start + e], kind)
 
