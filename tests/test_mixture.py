@@ -483,3 +483,26 @@ def test_rows_that_share_a_pattern_are_solved_for_as_each_would_be(patterns, rep
         solved = torch.linalg.solve(part, e)
         assert torch.isclose(distance[i], e @ solved) and torch.isclose(log_det[i], part.logdet())
         torch.testing.assert_close(foretold[i], S[:, o] @ solved)
+
+
+def test_pseudo_rows_of_data_with_holes_hang_together_as_the_data_do():
+    rng = np.random.default_rng(0)
+    scatter = np.array([[1.0, 0.9, 0.5], [0.9, 1.0, 0.4], [0.5, 0.4, 1.0]])
+    X = rng.multivariate_normal(np.zeros(3), scatter, 2000)
+    X[rng.random(X.shape) < 0.4] = np.nan
+    module = Mixture(n_components=2, n_init=1, max_iter=3, prior=1e6, random_state=0).fit(X).module_
+    d = module.law.covariance.diagonal(dim1=1, dim2=2).sqrt()
+    correlation = module.law.covariance / d[:, :, None] / d[:, None, :]
+    assert (correlation - torch.from_numpy(scatter)).abs().max() < 0.06
+
+
+def test_margins_bent_into_normals_fit_skewed_columns_better():
+    rng = np.random.default_rng(0)
+    X, new = (np.exp(rng.multivariate_normal([0, 3], [[1, 0.8], [0.8, 1]], n)) for n in (1000, 5000))
+    new[rng.random(new.shape) < 0.2] = np.nan
+    plain, bent = (Mixture(n_components=1, margins=m, random_state=0).fit(X).score(new) for m in ("plain", "normal"))
+    logs, known = np.log(np.nan_to_num(new, nan=1.0)), ~np.isnan(new)
+    both = stats.multivariate_normal([0, 3], [[1, 0.8], [0.8, 1]]).logpdf(logs)
+    one = [stats.norm(m, 1).logpdf(logs[:, d]) for d, m in enumerate((0, 3))]
+    truth = np.where(known.all(1), both, (known * np.stack(one, 1)).sum(1)) - (known * logs).sum(1)
+    assert truth.mean() - bent < 0.06 < 0.5 < truth.mean() - plain

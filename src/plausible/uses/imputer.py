@@ -79,7 +79,7 @@ class Imputer(TransformerMixin, BaseEstimator):
         model: Any,
         *,
         grid: Mapping[str, Sequence] | None = None,
-        fits: int = 10,
+        fits: int = 20,
         draws: int = 20,
         random_state: Any = None,
     ):
