@@ -12,7 +12,7 @@ import pytest
 
 import plausible as pl
 from plausible.errors import ModelFileError, PlausibleError
-from plausible.files import JSON, TENSORS
+from plausible.files import FORMAT, JSON, TENSORS
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_same_model_gives_the_same_bytes(model, tmp_path):
 
 def test_a_file_holds_no_pickle_and_no_code(path):
     described, blob = parts(path)
-    assert described["family"] == "made" and described["format"] == 1
+    assert described["family"] == "made" and described["format"] == FORMAT
     with pytest.raises((pickle.UnpicklingError, ValueError, LookupError, EOFError)):
         pickle.loads(blob)
 
@@ -108,6 +108,23 @@ def test_of_a_newer_format(path):
     described, _ = parts(path)
     rewrite(path, {**described, "format": 99})
     fails(path, "format 99.*upgrade")
+
+
+def test_of_an_older_version(model, path):
+    """It opens if nothing it holds has changed since; else the message says who wrote it, and what to do."""
+    described, _ = parts(path)
+    old = {**described, "format": 1, "versions": {"python": "3.11", "torch": "2"}}
+    rewrite(path, old)
+    assert pl.load(path).space_ == model.space_
+    fitted = {**described["fitted"], "seen": {k: v for k, v in described["fitted"]["seen"].items() if k != "twice"}}
+    rewrite(path, {**old, "fitted": fitted})
+    fails(path, r"written by an older version of plausible \(format 1\).*fit the model again, or open")
+    rewrite(path, {**old, "arguments": {**described["arguments"], "of_old": 1}})
+    fails(path, "written by an older version.*'of_old'")
+    rewrite(path, {**described, "versions": {"plausible": "0.0.7"}, "fitted": fitted})
+    fails(path, "written by plausible 0.0.7, and this one")
+    rewrite(path, {**described, "fitted": fitted})
+    fails(path, "damaged.*twice")
 
 
 def test_a_pickle_inside_is_never_opened(path):

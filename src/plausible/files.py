@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from plausible import registry
+from plausible import __version__, registry
 from plausible.atomic import write_atomically
 from plausible.context import transforms_of
 from plausible.data.seen import Seen
@@ -27,7 +27,7 @@ from plausible.errors import ModelFileError, PlausibleError
 from plausible.space import Space, from_json
 from plausible.transforms import Chain
 
-FORMAT = 1
+FORMAT = 2
 JSON, TENSORS = "model.json", "tensors.safetensors"
 LARGEST_JSON = 256 << 20  # bytes
 LARGEST_INTEGER = 10**6  # of a number among the arguments: no layer we make is as wide
@@ -67,7 +67,8 @@ def load(path: str | os.PathLike) -> Any:
     """Read a model that `save` wrote, or that another program did in a format with a suffix of its own (.bif).
 
     Raises:
-        ModelFileError: the file is absent, truncated, of a newer format, or not one of ours.
+        ModelFileError: the file is absent, truncated, of a newer format, or not one of ours; or an older version wrote
+            it, which kept such a model otherwise.
         ReadError: another program's file cannot be read; the message has the line.
     """
     other = registry.format_of(Path(path).suffix)
@@ -76,10 +77,25 @@ def load(path: str | os.PathLike) -> Any:
     described, tensors = _open(Path(path))
     try:
         return _rebuild(described, tensors)
-    except ModelFileError:
-        raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, PlausibleError) as err:
+        wrote = _other_version(described)
+        if wrote is not None:
+            raise ModelFileError(
+                f"{path} was written by {wrote}, and this one ({__version__}) keeps such a model otherwise ({err}); "
+                "fit the model again, or open the file with the version that wrote it"
+            ) from None
+        if isinstance(err, ModelFileError):
+            raise
         raise ModelFileError(f"{path} is damaged or was not written by plausible: {err}") from None
+
+
+def _other_version(described: dict[str, Any]) -> str | None:
+    """The version that wrote a file, in words; None if it is this one."""
+    versions = described.get("versions")
+    wrote = str(versions.get("plausible", ""))[:20] if isinstance(versions, dict) else ""
+    if wrote and wrote != __version__:
+        return f"plausible {wrote}"
+    return f"an older version of plausible (format {described['format']})" if described["format"] < FORMAT else None
 
 
 def _describe(model: Any) -> dict[str, Any]:
@@ -103,7 +119,11 @@ def _describe(model: Any) -> dict[str, Any]:
         "arguments": {k: _to_json(v) for k, v in arguments.items()},
         "space": model.space_.to_json(),
         "context_space": None if model.context_space_ is None else model.context_space_.to_json(),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "versions": {
+            "plausible": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+        },
         "fitted": {
             "n_features_in_": model.n_features_in_,
             "feature_names_in_": getattr(model, "feature_names_in_", pd.Index([])).tolist() or None,
