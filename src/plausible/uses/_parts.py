@@ -14,6 +14,7 @@ import torch
 
 from plausible import registry
 from plausible.errors import CapabilityError, DataError, PlausibleWarning, SpaceError
+from plausible.randomness import RowNoise
 from plausible.space.unheard import tamed
 
 EXACTLY = ("exact", "in_order")
@@ -105,6 +106,18 @@ def draw_exactly(
             raise DataError(f"in {TRIES} draws a blank of string {int(wrong.nonzero()[0])} was always the end of it")
         draws.append(torch.where(holes, found, x))
     return draws
+
+
+def latent_codes(model: Any, X: Any, context: Any) -> tuple[Any, torch.Tensor, Any, torch.Tensor, torch.Tensor]:
+    """Latent codes of examples: the module that was asked, z (n, *event), c or None, log C (n,), and the codes."""
+    module = model._evaluator()
+    x = model._encode(X).to(model._device())
+    c = model._encode_context(context, len(x))
+    c = None if c is None else c.to(module.dtype)
+    with torch.no_grad():
+        z, log_c = model.transforms_(x, RowNoise(x))
+        z = z.to(module.dtype)
+        return module, z, c, log_c, module.encode(z, c)
 
 
 def refuse_the_impossible(model: Any, x: torch.Tensor, c: torch.Tensor | None) -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 from sklearn.utils.validation import check_is_fitted
@@ -24,7 +23,8 @@ from sklearn.utils.validation import check_is_fitted
 from plausible import registry
 from plausible.data import take
 from plausible.errors import CapabilityError, DataError
-from plausible.randomness import RowNoise, generator, seed_of
+from plausible.randomness import generator, seed_of
+from plausible.uses._parts import latent_codes
 
 BINS = 10  # of the histogram of a dimension of the code
 
@@ -115,7 +115,8 @@ def rarity(model: Any, X: Any, *, keep: float = 0.5, context: Any = None) -> tup
     if not 0 < keep <= 1:
         raise DataError(f"keep must be a share between 0 and 1, got {keep!r}")
     if model.traits.latent and hasattr(model.module_, "encode"):
-        by, log_q = "latent code", _code_density(_codes(model, X, context))
+        codes = latent_codes(model, X, context)[-1]
+        by, log_q = "latent code", _code_density(codes.flatten(1).double().cpu().numpy())
     elif model.traits.density:
         by, log_q = "density", model.log_prob(X, context=context)
     else:
@@ -140,22 +141,6 @@ def _power(log_q: np.ndarray, keep: float) -> float:
     if spare(1.0) >= 0:
         return 1.0
     return 0.0 if keep == 1 else float(brentq(spare, 0.0, 1.0, xtol=1e-9))
-
-
-def _codes(model: Any, X: Any, context: Any) -> np.ndarray:
-    """The latent codes of examples: (n, L)."""
-    x = model._encode(X).to(model._device())
-    c = model._encode_context(context, len(x))
-    module = model._evaluator()
-    with torch.no_grad():
-        z, _ = model.transforms_(x, RowNoise(x))
-        return (
-            module.encode(z.to(module.dtype), None if c is None else c.to(module.dtype))
-            .flatten(1)
-            .double()
-            .cpu()
-            .numpy()
-        )
 
 
 def _code_density(codes: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ import torch
 
 from plausible import registry
 from plausible.errors import CapabilityError, DataError
-from plausible.randomness import RowNoise
+from plausible.uses._parts import latent_codes
 from plausible.uses.anomaly.codecs import nats
 from plausible.uses.anomaly.neighbours import Neighbours, among
 
@@ -145,14 +145,9 @@ class _Reconstruction(Score):
         self.label = f"-log p(x | code of x) in nats, a stand-in for a density ({type(model).__name__})"
 
     def of(self, X, context):
-        model, module = self.model, self.model._evaluator()
-        x = model._encode(X).to(model._device())
-        c = model._encode_context(context, len(x))
-        c = None if c is None else c.to(module.dtype)
+        module, z, c, log_c, code = latent_codes(self.model, X, context)
         with torch.no_grad():
-            z, log_c = model.transforms_(x, RowNoise(x))
-            z = z.to(module.dtype)
-            return -(module.reconstruction(z, module.encode(z, c), c).double() + log_c).cpu().numpy()
+            return -(module.reconstruction(z, code, c).double() + log_c).cpu().numpy()
 
 
 class _Draws(Score):
