@@ -104,7 +104,9 @@ def impute(
     unseen: Literal["refuse", "missing"] = "refuse",
     random_state: Any = None,
 ) -> Any | Given:
-    """Fill the unknown cells of each example.
+    """Fill the unknown cells of each example, by one fitted model.
+
+    `plausible.Imputer` fills a table by many fits to that very table, and says between which values a cell lies.
 
     Args:
         model, X, mask, blank, context, method, random_state: as for `sample`.
