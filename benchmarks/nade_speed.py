@@ -40,7 +40,7 @@ class PlainNADE(nn.Module):
     def __init__(self, like: nn.Module):
         super().__init__()
         for name in ("W", "V", "b", "c"):
-            setattr(self, name, nn.Parameter(getattr(like, name).detach().clone()))
+            setattr(self, name, nn.Parameter(getattr(like, name).detach()[0].clone()))
 
     def nll(self, x: torch.Tensor) -> torch.Tensor:
         a, logits = self.c.expand(len(x), -1), []
@@ -56,7 +56,7 @@ class PlainFVSBN(nn.Module):
     def __init__(self, like: nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(d, 1) for d in range(like.dims))
-        for layer, bias in zip(self.layers, like.bias.detach(), strict=True):
+        for layer, bias in zip(self.layers, like.bias.detach()[0], strict=True):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, bias)
 

@@ -143,10 +143,11 @@ class _NADE(Orderings):
     def from_uniforms(self, u, c=None, known=None, s=0):
         if not (self.bits and _fused.usable(self.W)):
             return super().from_uniforms(u, c, known, s)
-        state, order = self.start(len(u), c, s), self.order_of(s)
-        net = self.usual[order], state.W[order], state.V[order], state.bias[:, order], state.sums, self.nonlinearity
+        order = slice(None) if s == 0 else self.order_of(s)  # of the natural one nothing is copied
+        (sums, bias), W, V = self._before_all(len(u), c, s), self.W[s, order], self.V[s, order]
+        net = self.usual[order], W, V, bias[:, order], sums, self.nonlinearity
         z = _fused.sample_bits(u[:, order, 0], None if known is None else known[:, order], *net)
-        return z[:, inverse(order)]
+        return z if s == 0 else z[:, inverse(order)]
 
 
 @estimator
