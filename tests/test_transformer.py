@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 import plausible as pl
-from plausible.nn import attention
+from plausible.nn import attention, compiled
 from plausible.nn.attention import CausalAttention, Decoder
 from plausible.options import OptionError
 from plausible.randomness import generator
@@ -20,6 +20,7 @@ from plausible.uses import given
 from plausible.uses.complete import complete
 
 SMALL = {"layers": 2, "hidden": 16, "attention_heads": 2, "learning_rate": 5e-3, "batch_size": 32, "random_state": 0}
+WAYS = [pytest.param(True, marks=pytest.mark.skipif(not compiled.available(), reason="numba is not installed")), False]
 RHYME = "the cat sat on the mat and the rat sat on the cat. " * 20
 
 
@@ -153,8 +154,48 @@ def test_a_mixed_table_is_primed_column_by_column():
         torch.testing.assert_close(params, full[:, module.heads.single(d)[1]], rtol=1e-10, atol=1e-10)
 
 
-def test_draws_are_those_of_full_passes(monkeypatch):
+@pytest.mark.parametrize("loops", WAYS)
+@pytest.mark.parametrize("rotary", [True, False])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 5e-6)])
+def test_positions_one_by_one_are_those_of_a_pass(monkeypatch, loops, rotary, dtype, tolerance):
+    """More than lie in two blocks of the memory, some of them read at once; examples shared by three threads."""
+    monkeypatch.setattr(attention, "usable", lambda like: loops)
+    monkeypatch.setattr(compiled, "parts", lambda n, fewest: 3)
+    rng = generator(0)
+    net = Decoder(24, 2, 3, 150, rotary, dropout=0.0, n_context=2).to(dtype).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(0.4 * torch.randn(p.shape, generator=rng, dtype=dtype))
+        x, c = (torch.randn(shape, generator=rng, dtype=dtype) for shape in ((8, 150, 24), (8, 2)))
+        memory, found = net.memory(8, c), []
+        assert (memory.steps is not None) == loops
+        for part in x.split([1] * 60 + [75] + [1] * 15, 1):
+            found.append(net.extend(part, memory))
+        torch.testing.assert_close(torch.cat(found, 1), net(x, c), rtol=tolerance, atol=tolerance)
+        with pytest.raises(ValueError, match="room for 150 positions"):
+            net.extend(x[:, :1], memory)
+
+
+def test_heads_of_odd_sizes_are_left_to_torch():
+    assert Decoder(6, 1, 2, 5, rotary=False, dropout=0.0).eval().memory(1).steps is None
+
+
+@pytest.mark.skipif(not compiled.available(), reason="numba is not installed")
+def test_functions_of_the_loops_are_exact_to_single_precision():
+    from plausible.nn import _attention_loops as loops
+
+    x = np.linspace(-9, 9, 20_001, dtype=np.float32)[None]
+    found = x.copy()
+    loops._gelu(found, True)
+    np.testing.assert_allclose(found, F.gelu(torch.from_numpy(x).double()), rtol=3e-7, atol=5e-7)
+    x = np.linspace(-86, 0, 1001, dtype=np.float32)
+    np.testing.assert_allclose([loops._exp(v) for v in x], np.exp(x, dtype=np.float64), rtol=3e-7)
+
+
+@pytest.mark.parametrize("loops", WAYS)
+def test_draws_are_those_of_full_passes(monkeypatch, loops):
     """With one set of uniforms; in parts of some rows; and by passes over all dimensions at once."""
+    monkeypatch.setattr(attention, "usable", lambda like: loops)
     module = module_of(12)
     u = torch.rand(20, 12, 2, dtype=torch.float64, generator=generator(1))
     with torch.no_grad():

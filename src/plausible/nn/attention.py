@@ -4,7 +4,8 @@ r"""Causal self-attention: what stands at position t is made of positions up to 
 
 a layer, with S numbers a head (pre-norm). Positions can be taken all at once (`forward`), or a few at a time with the
 keys and values of those before kept in a `Memory` (`extend`), to the same numbers: the t-th position then costs one
-pass over the weights and over t keys and values, not t passes.
+pass over the weights and over t keys and values, not t passes. On the CPU this is a compiled loop where numba is
+installed (`attention_steps`).
 
 References: Vaswani et al., Attention is all you need, 2017, https://arxiv.org/abs/1706.03762. Radford et al., Language
 models are unsupervised multitask learners, 2019 (pre-norm, initial weights). Su et al., RoFormer, 2021,
@@ -13,11 +14,17 @@ https://arxiv.org/abs/2104.09864 (rotary positions).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from plausible.nn.compiled import usable
 from plausible.nn.mlp import Dropout
+
+if TYPE_CHECKING:
+    from plausible.nn.attention_steps import Steps
 
 ROTARY_BASE = 10_000.0
 INITIAL_STD = 0.02  # of weights, as GPT-2
@@ -28,15 +35,30 @@ BLOCK = 128
 class Memory:
     """Keys and values of the positions seen so far, of n examples; there is room for all T positions from the start.
 
-    Legend: L layers, H heads, S numbers a head.
+    Both are (L, n H, T / B, S, B), with L layers, H heads, S numbers a head, and B positions side by side, along which
+    the sums run. B is T where no compiled loop wants blocks of some size.
     """
 
-    def __init__(self, layers: int, n: int, heads: int, size: int, length: int, like: torch.Tensor):
-        # Keys lie with the positions side by side, so that q k^T runs along them; values the other way round.
-        self.keys = like.new_empty(layers, n * heads, size, length)
-        self.values = like.new_empty(layers, n * heads, length, size)
-        self.shift: list[torch.Tensor] | None = None  # (n, 1, W) that each layer adds for the context
+    def __init__(self, shape: tuple[int, int, int, int], length: int, like: torch.Tensor, steps: Steps | None = None):
+        layers, n, heads, size = shape
+        self.block, room = (steps.block, steps.zeros) if steps else (length, like.new_empty)
+        blocks = -(-length // self.block)
+        self.keys, self.values = (room((layers, n * heads, blocks, size, self.block)) for _ in range(2))
+        self.steps = steps
+        self.shift: list[torch.Tensor | None] = [None] * layers  # (n, 1, W) that each layer adds for the context
         self.at = 0  # positions seen
+
+    def note(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Note keys and values (n, m, H, S) of the next positions; return those of all so far, each (n H, S, t)."""
+        stop, found = self.at + k.shape[1], []
+        for kept, new in ((self.keys[layer], k), (self.values[layer], v)):
+            new = new.permute(0, 2, 3, 1).flatten(0, 1)  # (n H, S, m)
+            while new.shape[2]:
+                i, place = divmod(stop - new.shape[2], self.block)
+                part, new = new[..., : self.block - place], new[..., self.block - place :]
+                kept[:, i, :, place : place + part.shape[2]] = part
+            found.append(kept[:, : -(-stop // self.block)].transpose(1, 2).flatten(2)[..., :stop])
+        return found[0], found[1]
 
 
 class CausalAttention(nn.Module):
@@ -61,18 +83,18 @@ class CausalAttention(nn.Module):
         found = _by_blocks(q, k, v) if _is_short(q) else F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(found.transpose(1, 2).flatten(2))
 
-    def extend(self, x, keys: torch.Tensor, values: torch.Tensor, at: int, turn=None) -> torch.Tensor:
-        """The positions at, at + 1, ..., with those before in `keys` and `values`, where they are noted."""
+    def extend(self, x: torch.Tensor, memory: Memory, layer: int, turn=None) -> torch.Tensor:
+        """The next positions (n, m, W), with those before in the memory, where these are noted."""
         n, m, width = x.shape
         q, k, v = self._split(x, turn)
-        size, stop = q.shape[-1], at + m
-        keys.unflatten(0, (n, -1))[..., at:stop].copy_(k.permute(0, 2, 3, 1))
-        values.unflatten(0, (n, -1))[:, :, at:stop].copy_(v.transpose(1, 2))
+        size = q.shape[-1]
+        keys, values = memory.note(layer, k, v)
         if m == 1:
-            scores = torch.bmm(q.reshape(-1, 1, size) * size**-0.5, keys[:, :, :stop])
-            return self.out(torch.bmm(scores.softmax(-1), values[:, :stop]).view(n, 1, width))
-        seen = None if not at else torch.ones(m, stop, dtype=torch.bool, device=x.device).tril(at)
-        k, v = (t.unflatten(0, (n, -1)) for t in (keys[:, :, :stop].transpose(1, 2), values[:, :stop]))
+            scores = torch.bmm(q.reshape(-1, 1, size) * size**-0.5, keys)
+            return self.out(torch.bmm(scores.softmax(-1), values.transpose(1, 2)).view(n, 1, width))
+        at = memory.at
+        seen = None if not at else torch.ones(m, at + m, dtype=torch.bool, device=x.device).tril(at)
+        k, v = (t.transpose(1, 2).unflatten(0, (n, -1)) for t in (keys, values))
         found = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, seen, is_causal=not at)
         return self.out(found.transpose(1, 2).flatten(2))
 
@@ -142,23 +164,37 @@ class Decoder(nn.Module):
 
     def memory(self, n: int, c: torch.Tensor | None = None) -> Memory:
         """Return the memory of n examples of which no position is known."""
-        memory = Memory(len(self.blocks), n, self.heads, self.size, self.length, self.norm.weight)
+        like, steps = self.norm.weight, None
+        if usable(like) and self.size % 4 == 0 and not self.training:
+            from plausible.nn.attention_steps import Steps
+
+            steps = Steps(self)
+        memory = Memory((len(self.blocks), n, self.heads, self.size), self.length, like, steps)
         memory.shift = self._shifts(c)
         return memory
 
     def extend(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
-        """Take the next m positions (n, m, W); those before are in the memory, where these are noted."""
-        at, stop = memory.at, memory.at + x.shape[1]
-        turn = self.turn(at, stop)
-        for i, block in enumerate(self.blocks):
-            keys, values = memory.keys[i], memory.values[i]
+        """Take the next m positions (n, m, W); those before are in the memory, where these are noted.
 
-            def attend(y, attention=block.attention, keys=keys, values=values):
-                return attention.extend(y, keys, values, at, turn)
+        Raises:
+            ValueError: there are more than T.
+        """
+        stop = memory.at + x.shape[1]
+        if stop > self.length:
+            raise ValueError(f"a memory has room for {self.length} positions; got {stop}")
+        turn = self.turn(memory.at, stop)
+        if memory.steps is not None and x.shape[1] == 1 and not torch.is_grad_enabled():
+            x = memory.steps(x[:, 0], memory, turn)[:, None]
+        else:
+            for i, block in enumerate(self.blocks):
 
-            x = block(x, attend, memory.shift[i])
+                def attend(y, attention=block.attention, i=i):
+                    return attention.extend(y, memory, i, turn)
+
+                x = block(x, attend, memory.shift[i])
+            x = self.norm(x)
         memory.at = stop
-        return self.norm(x)
+        return x
 
 
 def _is_short(q: torch.Tensor) -> bool:
