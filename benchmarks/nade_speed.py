@@ -28,8 +28,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import plausible as pl
-from plausible.families.autoregressive import _fused
 from plausible.heads import N_UNIFORMS
+from plausible.nn.compiled import available
 
 HIDDEN, RATE, HELD_OUT, DRAWN = 500, 1e-3, 2000, 64
 
@@ -84,7 +84,7 @@ def main() -> None:
     train, test, what = images(given.examples)
     test = np.random.default_rng(0).permutation(test)[:HELD_OUT]
     pixels, x = (torch.from_numpy(part.reshape(len(part), -1)).float() for part in (train, test))
-    levers = "one loop compiled by numba" if _fused.available() else "blocks of dimensions (no numba)"
+    levers = "one loop compiled by numba" if available() else "blocks of dimensions (no numba)"
     variants: dict[str, dict[str, dict[str, Any]]] = {
         "NADE": {f"ours: {levers}, fused Adam": {}},
         "FVSBN": {

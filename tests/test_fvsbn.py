@@ -14,9 +14,10 @@ from sklearn.linear_model import LogisticRegression
 
 import plausible as pl
 from plausible.errors import BudgetWarning
-from plausible.families.autoregressive import _fused, fvsbn
+from plausible.families.autoregressive import fvsbn
 from plausible.families.autoregressive.fvsbn import _FVSBN
 from plausible.heads import N_UNIFORMS
+from plausible.nn.compiled import available
 from plausible.options import OptionError
 from plausible.space import Column, Space
 
@@ -97,7 +98,7 @@ def test_draws_are_those_of_the_full_pass(columns, n_context, s):
     assert torch.allclose(module.from_uniforms(u, c, s=s), z, atol=1e-9)
 
 
-@pytest.mark.skipif(not _fused.available(), reason="numba is not installed")
+@pytest.mark.skipif(not available(), reason="numba is not installed")
 @pytest.mark.parametrize("s", [0, 1])
 def test_bits_are_drawn_with_and_without_numba_alike(monkeypatch, s):
     module = net([BIT] * 7, orderings=2)
@@ -106,7 +107,7 @@ def test_bits_are_drawn_with_and_without_numba_alike(monkeypatch, s):
     known[:, :2] = torch.tensor([1.0, 0.0])
     compiled = [module.from_uniforms(u, s=s), module.from_uniforms(u, None, known, s)]
     assert (compiled[1][:, :2] == known[:, :2]).all() and not torch.equal(*compiled)
-    monkeypatch.setattr(_fused, "available", lambda: False)
+    monkeypatch.setattr("plausible.nn.compiled.available", lambda: False)
     assert torch.equal(module.from_uniforms(u, s=s), compiled[0])
     assert torch.equal(module.from_uniforms(u, None, known, s), compiled[1])
 

@@ -13,9 +13,9 @@ from scipy import stats
 
 import plausible as pl
 from plausible.errors import CapabilityError, DataError
-from plausible.families.autoregressive import _fused
 from plausible.families.autoregressive.made import _MADE, MADE
 from plausible.heads import N_UNIFORMS
+from plausible.nn.compiled import available
 from plausible.options import OptionError
 from plausible.space import Column, Space
 from plausible.uses import given
@@ -201,7 +201,7 @@ def test_the_fast_sampler_is_the_slow_one(columns, options):
         assert torch.allclose(module.from_uniforms(u, c, s=s), drawn_slowly(module, u, c, s), atol=1e-9)
 
 
-@pytest.mark.skipif(not _fused.available(), reason="numba is not installed")
+@pytest.mark.skipif(not available(), reason="numba is not installed")
 @pytest.mark.parametrize("kind", ["relu", "elu", "gelu", "silu", "tanh"])
 def test_bits_are_drawn_with_and_without_numba_alike(monkeypatch, kind):
     module = net((BIT,) * 9, hidden=(24, 16), n_context=1, orderings=2, kind=kind)
@@ -210,9 +210,9 @@ def test_bits_are_drawn_with_and_without_numba_alike(monkeypatch, kind):
     known[:, :3] = torch.tensor([1.0, 0.0, 1.0])
     asked = [(u, c, None, 0), (u, c, None, 1), (u, c, known, 0), (u, c, known, 1)]
     compiled = [module.from_uniforms(*one) for one in asked]
-    monkeypatch.setattr(_fused, "_parts", lambda n: 3)
+    monkeypatch.setattr("plausible.nn.compiled.parts", lambda n, fewest: 3)
     assert all(torch.equal(module.from_uniforms(*one), z) for one, z in zip(asked, compiled, strict=True))
-    monkeypatch.setattr(_fused, "available", lambda: False)
+    monkeypatch.setattr("plausible.nn.compiled.available", lambda: False)
     assert all(torch.equal(module.from_uniforms(*one), z) for one, z in zip(asked, compiled, strict=True))
     assert torch.equal(compiled[3][:, :3], known[:, :3]) and 0.1 < compiled[3][:, 3:].mean() < 0.9
 

@@ -18,6 +18,7 @@ from plausible.families.autoregressive import _fused, _shared_hidden
 from plausible.families.autoregressive.nade import _NADE
 from plausible.families.autoregressive.orderless_nade import _OrderlessNADE
 from plausible.heads import N_UNIFORMS
+from plausible.nn.compiled import available, share
 from plausible.options import OptionError
 from plausible.space import Column, Space
 from plausible.uses import given
@@ -33,7 +34,7 @@ MIXED = (
     REAL,
 )
 KINDS = tuple(_fused.KINDS)
-needs_numba = pytest.mark.skipif(not _fused.available(), reason="numba is not installed")
+needs_numba = pytest.mark.skipif(not available(), reason="numba is not installed")
 
 
 def strong(module, spread: float = 0.7):
@@ -125,7 +126,7 @@ def test_threads_change_nothing_but_the_order_of_sums(monkeypatch):
     module = nade([BIT] * 6)
     z = every([range(2)] * 6)
     one = torch.autograd.grad(module.log_prob(z).sum(), module.parameters(), allow_unused=True)
-    monkeypatch.setattr(_fused, "_parts", lambda n: 3)
+    monkeypatch.setattr("plausible.nn.compiled.parts", lambda n, fewest: 3)
     three = torch.autograd.grad(module.log_prob(z).sum(), module.parameters(), allow_unused=True)
     for a, b in zip(one, three, strict=True):
         assert torch.allclose(a, b, atol=1e-10)
@@ -133,14 +134,14 @@ def test_threads_change_nothing_but_the_order_of_sums(monkeypatch):
 
 @needs_numba
 def test_an_error_in_a_thread_is_not_lost(monkeypatch):
-    monkeypatch.setattr(_fused, "_parts", lambda n: 2)
+    monkeypatch.setattr("plausible.nn.compiled.parts", lambda n, fewest: 2)
 
     def work(part, first, last):
         if part == 1:
             raise ValueError("in a thread")
 
     with pytest.raises(ValueError, match="in a thread"):
-        _fused._share(10, work)
+        share(10, 1, work)
 
 
 @needs_numba
@@ -164,7 +165,7 @@ def test_with_and_without_numba_the_same(monkeypatch, n_context):
 
     compiled = answers()
     assert torch.equal(compiled[-1][:, :3], known[:, :3])
-    monkeypatch.setattr(_fused, "available", lambda: False)
+    monkeypatch.setattr("plausible.nn.compiled.available", lambda: False)
     for at_once in (4_000_000, 128 * 12 * 3, 128 * 12):
         monkeypatch.setattr(_shared_hidden, "AT_ONCE", at_once)
         for a, b in zip(compiled, answers(), strict=True):

@@ -7,31 +7,19 @@ The gradients are exact: they are the same sums as automatic differentiation tak
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from plausible.nn import compiled
+
 KINDS = {"sigmoid": 0, "tanh": 1, "relu": 2}
 UNITS = KINDS | {"elu": 3, "gelu": 4, "silu": 5}  # what `sample_masked` knows
 FEWEST = 16  # examples a thread should have
 LANES = 16  # numbers that are added at once: rows of a multiple of these leave no rest to do one by one
-
-
-@functools.cache
-def available() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
-
-
-def usable(like: torch.Tensor) -> bool:
-    """Whether the compiled loops take tensors such as this."""
-    return like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64) and available()
 
 
 def hidden_dots(x: torch.Tensor, W: torch.Tensor, V: torch.Tensor, a: torch.Tensor, kind: str) -> torch.Tensor:
@@ -48,7 +36,7 @@ class _HiddenDots(torch.autograd.Function):
         a = a.clone()
         out = torch.empty_like(x)
         arrays, how = [t.numpy() for t in (x, W, V, a, out)], (KINDS[kind], W.dtype == torch.float32)
-        _share(len(x), lambda part, first, last: nade_forward(*arrays, first, last, *how))
+        compiled.share(len(x), FEWEST, lambda part, first, last: nade_forward(*arrays, first, last, *how))
         ctx.kind = kind
         ctx.save_for_backward(x, W, V, a)
         return out
@@ -59,13 +47,14 @@ class _HiddenDots(torch.autograd.Function):
         from plausible.families.autoregressive._kernels import nade_backward
 
         x, W, V, a = ctx.saved_tensors
-        n_parts = _parts(len(x))
+        n_parts = compiled.parts(len(x), FEWEST)
         dW, dV = (torch.zeros(n_parts, *W.shape, dtype=W.dtype) for _ in range(2))
         da, a, g = torch.zeros_like(a), a.clone(), g.to(W.dtype).contiguous()
         x_, W_, V_, a_, g_, dW_, dV_, da_ = (t.numpy() for t in (x, W, V, a, g, dW, dV, da))
         how = KINDS[ctx.kind], W.dtype == torch.float32
-        _share(
+        compiled.share(
             len(x),
+            FEWEST,
             lambda part, first, last: nade_backward(x_, W_, V_, a_, g_, dW_[part], dV_[part], da_, first, last, *how),
         )
         return None, dW.sum(0), dV.sum(0), da, None
@@ -87,7 +76,7 @@ def sample_bits(
     z, (W, V, a) = _started(u, known), _padded(W, V, a.clone())
     arrays = [t.detach().contiguous().numpy() for t in (z, u.logit(), off.to(u), W, V, b, a)]
     how = KINDS[kind], W.dtype == torch.float32
-    _share(len(u), lambda part, first, last: nade_sample(*arrays, first, last, *how))
+    compiled.share(len(u), FEWEST, lambda part, first, last: nade_sample(*arrays, first, last, *how))
     return z
 
 
@@ -122,7 +111,7 @@ def sample_masked(
     upto = np.array([np.searchsorted(layer, np.arange(D + 1)) for layer in degrees], np.int64).reshape(-1, D + 1)
     z_, level, flat, direct, bias = (t.detach().contiguous().numpy() for t in (z, u.logit(), flat, direct, bias))
     net = flat, widths, direct, bias, upto
-    _share(len(u), lambda part, first, last: masked_sample(z_, level, *net, first, last, UNITS[kind]))
+    compiled.share(len(u), FEWEST, lambda part, first, last: masked_sample(z_, level, *net, first, last, UNITS[kind]))
     return z[:, np.argsort(order)] if moved else z
 
 
@@ -134,32 +123,3 @@ def _started(u: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
 def _padded(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """Give (rows, H) columns of zeros up to a multiple of `LANES`: hidden units that lead nowhere."""
     return [F.pad(t, (0, -t.shape[1] % LANES)) for t in tensors]
-
-
-def _parts(n: int) -> int:
-    return max(1, min(torch.get_num_threads(), n // FEWEST))
-
-
-def _share(n: int, work: Callable[[int, int, int], None]) -> None:
-    """Do work(part, first, last) for all n examples, on as many threads as torch uses; the parts do not depend on time.
-
-    Threads of our own, as numba's would stay for good and are not all safe beside another thread's.
-    """
-    n_parts = _parts(n)
-    edges = [n * part // n_parts for part in range(n_parts + 1)]
-    errors: list[BaseException] = []
-
-    def run(part: int) -> None:
-        try:
-            work(part, edges[part], edges[part + 1])
-        except BaseException as error:  # a thread's error is shown and lost otherwise
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(part,)) for part in range(1, n_parts)]
-    for thread in threads:
-        thread.start()
-    run(0)
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]

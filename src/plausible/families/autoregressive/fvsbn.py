@@ -40,6 +40,7 @@ from plausible.families.autoregressive import _fused
 from plausible.families.autoregressive._orderings import Orderings, position, refuse_text
 from plausible.heads import Heads
 from plausible.neural import Neural
+from plausible.nn.compiled import usable
 from plausible.options import OptionError, estimator, option
 from plausible.space import Space
 from plausible.training import Events, History
@@ -135,7 +136,7 @@ class _FVSBN(Orderings):
         return state.params[self.heads.single(state.order[state.k])[1]].T
 
     def from_uniforms(self, u, c=None, known=None, s=0):
-        if not (self.bits and _fused.usable(self.weight)):
+        if not (self.bits and usable(self.weight)):
             return super().from_uniforms(u, c, known, s)
         bias = self._biases(len(u), c)[:, s]
         return _fused.sample_masked(u[..., 0], known, self.order_of(s), [self.weight[s]], [bias])

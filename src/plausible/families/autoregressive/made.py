@@ -36,6 +36,7 @@ from plausible.families.autoregressive._orderings import Orderings, position, re
 from plausible.heads import Heads
 from plausible.neural import Neural
 from plausible.nn import Dropout, activation
+from plausible.nn.compiled import usable
 from plausible.options import estimator, option
 from plausible.space import Space
 
@@ -144,7 +145,7 @@ class _MADE(Orderings):
         return own if c is None else [b + net(c) for b, net in zip(own, self.of_context, strict=True)]
 
     def from_uniforms(self, u, c=None, known=None, s=0):
-        if not (self.bits and _fused.usable(self.layers[0].weight)):
+        if not (self.bits and usable(self.layers[0].weight)):
             return super().from_uniforms(u, c, known, s)
         weights, direct = [layer.weight for layer in self.layers], self.direct and self.direct.weight
         net = self.order_of(s), weights, self._biases(len(u), c), direct, self.degrees, self.kind

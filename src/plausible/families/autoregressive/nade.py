@@ -31,6 +31,7 @@ from plausible.families.autoregressive._orderings import Orderings, inverse, ref
 from plausible.families.autoregressive._shared_hidden import at_once, by_blocks
 from plausible.heads import Heads
 from plausible.neural import Neural
+from plausible.nn.compiled import usable
 from plausible.options import estimator, option
 from plausible.space import Space
 
@@ -106,7 +107,7 @@ class _NADE(Orderings):
         z = z.flatten(1)
         sums, bias = self._before_all(len(z), c, s)
         x, W, V, order = self._features(z), self.W[s], self.V[s], self.order_of(s)
-        if self.bits and _fused.usable(W):
+        if self.bits and usable(W):
             if s == 0:
                 return bias + _fused.hidden_dots(x, W, V, sums, self.nonlinearity)
             dots = _fused.hidden_dots(x[:, order], W[order], V[order], sums, self.nonlinearity)
@@ -141,7 +142,7 @@ class _NADE(Orderings):
         return torch.addmm(state.bias[:, rows], self.act(state.sums), state.V[rows].T)
 
     def from_uniforms(self, u, c=None, known=None, s=0):
-        if not (self.bits and _fused.usable(self.W)):
+        if not (self.bits and usable(self.W)):
             return super().from_uniforms(u, c, known, s)
         order = slice(None) if s == 0 else self.order_of(s)  # of the natural one nothing is copied
         (sums, bias), W, V = self._before_all(len(u), c, s), self.W[s, order], self.V[s, order]
