@@ -7,6 +7,8 @@ import copy
 import io
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -424,3 +426,17 @@ def test_images_of_every_shape(shape):
     pixels = np.random.default_rng(0).normal(size=(3, *shape)).reshape(3, -1).tolist()
     examples = {"type": "image", "shape": list(shape), "levels": None, "pixels": pixels}
     assert drawing.contact_sheet(examples, drawing.pixel_scale(examples))["n"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+@pytest.mark.parametrize("width", [1200, 1300])
+def test_the_whole_leaderboard_is_seen_on_a_common_screen(tmp_path, width):
+    """Nothing is scrolled sideways: neither the page nor the frame of the table is wider than what is seen of it."""
+    page = re.sub("<meta[^>]*Content-Security[^>]*>", "", report.render(image_comparison()))  # which forbids the probe
+    probe = "[f.scrollWidth - f.clientWidth, d.scrollWidth - d.clientWidth]"
+    probe = f"const f = document.querySelector('.board-frame'), d = document.documentElement; d.dataset.over = {probe}"
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"<script>{probe}</script></body>"))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},1000", "--dump-dom"]
+    shown = subprocess.run([*command, tmp_path / "page.html"], capture_output=True, text=True, timeout=120).stdout
+    assert re.search('data-over="([^"]*)"', shown)[1] == "0,0"

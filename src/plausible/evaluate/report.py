@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import jinja2
 
+from plausible.atomic import write_atomically
 from plausible.errors import DataError
 from plausible.evaluate import drawing, wording
 
@@ -64,27 +64,9 @@ def write(comparison: dict, path: str | os.PathLike) -> Path:
         path = path.with_suffix(".html")
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1)
-    _replace(path.with_suffix(".json"), text + "\n")
-    _replace(path, _page(data))
+    write_atomically(path.with_suffix(".json"), f"{text}\n".encode())
+    write_atomically(path, _page(data).encode())
     return path
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would keep a shared report from being read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # ---------------------------------------------------------------------------------------------------- what came in
