@@ -205,6 +205,19 @@ def test_draws_follow_the_probabilities(name):
     assert stats.chisquare(found[keep], p[keep] / p[keep].sum() * len(u)).pvalue > 1e-3  # level 0.1 %
 
 
+def test_half_rounded_sound_is_drawn_by_all_components():
+    """The uniform that chooses the lattice is used again to choose the component."""
+    heads, codes = alone("sound"), codes_of(COLUMNS["sound"])
+    params = torch.tensor([[0.0, 1, 0.5, -1, 1, 3, -2, -1, -2, 0]], dtype=torch.float64)
+    u = torch.rand(20_000, 1, N_UNIFORMS, generator=seeded(1), dtype=torch.float64)
+    x = heads.sample(params.expand(len(u), -1), u)[:, 0]
+    found = torch.bincount(((x + 1.75) / 0.25).round().long(), minlength=len(codes))
+    p = heads.log_prob(params.expand(len(codes), -1), codes)[:, 0].exp()
+    often = p * len(u) > 5
+    assert found[~often].sum() < 60
+    assert stats.chisquare(found[often], p[often] / p[often].sum() * found[often].sum()).pvalue > 1e-3
+
+
 def test_draws_of_a_real_follow_the_mixture():
     heads = alone("real")
     params = parameters(heads, 1, seed=7)

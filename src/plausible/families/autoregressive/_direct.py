@@ -132,7 +132,7 @@ class Direct(nn.Module):
 
 
 def _triangle(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return R (f, f) and r (f,) with |x b - y|^2 / scale^2 = |R b - r|^2 + what b does not change: x (m, f), y (m,)."""
+    """Return R (f, f) and r (f,): |R b - r|^2 is sum ((x b - y) / scale)^2 less what b does not change; x (m, f)."""
     weighted = x / scale.square()[:, None]
     gram = x.T @ weighted
     gram += torch.diag(gram.diagonal() * RIDGE + torch.finfo(x.dtype).tiny)

@@ -12,6 +12,10 @@ Samples of sound, integers of 16 bits, are either put into 256 mu-law cells with
 head; `transforms.mu_law`), or are modelled as they are by mixtures of discretised logistics. Both are exact densities
 of the integers, so that bits per sample compare with those of a lossless coder.
 
+Where steps are single numbers, sound as logistics or a series of one channel, the net is beside direct connections
+(`_direct`): what it says is of (x_t - m_t) / s_t, with m_t a linear prediction from the last steps and s_t the size of
+its last errors. Without them the net has long to learn what any coder of sound does by these.
+
 One sample is drawn at the cost of one column of the net: each layer keeps a queue of what it computed for the last d_l
 steps. All steps at once are one matrix product per layer; nothing here is a convolution of a library.
 
