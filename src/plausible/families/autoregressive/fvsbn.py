@@ -27,7 +27,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,7 @@ from plausible.errors import BudgetWarning, DivergedError
 from plausible.families.autoregressive import _fused
 from plausible.families.autoregressive._orderings import Orderings, position, refuse_text
 from plausible.heads import Heads
-from plausible.neural import Neural
+from plausible.neural import SEEN_FIRST, Neural
 from plausible.nn.compiled import usable
 from plausible.options import OptionError, estimator, option
 from plausible.space import Space
@@ -93,6 +93,13 @@ class _FVSBN(Orderings):
             with torch.no_grad():
                 self.bias.copy_(self.heads.marginal(z.flatten(1)))
                 self.spread.copy_(self.heads.features(z.flatten(1)).std(0, correction=0).clamp_min(LEAST_SPREAD))
+
+    def largest_penalty(self, z: torch.Tensor) -> float:
+        """Return the lambda / n from which on an l1 penalty leaves no weight: the steepest slope where all are zero."""
+        if self.norm == "l2":
+            return math.inf
+        slope = torch.autograd.grad(self.log_prob_in_order(z).mean(), self.weight)[0][0]
+        return float((slope.abs() / self.spread).max())
 
     def penalise(self, penalty: float, n: float) -> None:
         """Have lambda = `penalty` in the loss of n examples."""
@@ -230,7 +237,8 @@ class _Search:
     def __call__(self) -> History:
         losses, best, state = [], None, None
         self.module.n_active = 1  # what suits the natural ordering suits the others
-        for penalty in PENALTIES:
+        penalties = self._penalties()
+        for penalty in penalties:
             try:
                 history = self._fit(penalty, self.train, self.held_out)
             except DivergedError:
@@ -246,9 +254,16 @@ class _Search:
         self.module.load_state_dict(state)
         self.module.n_active = self.module.orderings
         if best.stopped != "interrupted":
-            best = self._last(_lowest(losses)) or best
+            best = self._last(_lowest(losses, penalties)) or best
         best.rows = self.rows
         return best
+
+    def _penalties(self) -> list[float]:
+        """Those with which a weight is left: without one, fits differ by the noise of their steps alone."""
+        z = self.train.take(torch.arange(min(len(self.train.x), SEEN_FIRST), device=self.train.x.device), self.rng).z
+        self.module.look(z)
+        largest = self.module.largest_penalty(z) * _size(self.train)
+        return [penalty for penalty in PENALTIES if penalty < largest] or [PENALTIES[-1]]
 
     def _last(self, penalty: float) -> History | None:
         """Fit all orderings to all examples, or to those that are not held out where something has to stop it."""
@@ -273,17 +288,17 @@ class _Search:
         return history
 
 
-def _lowest(losses: list[float]) -> float:
+def _lowest(losses: list[float], penalties: Sequence[float]) -> float:
     """The penalty, on a logarithmic scale, where the parabola through the best of the losses and its two neighbours is
     lowest; that of the best where it has only one."""
     k = min(range(len(losses)), key=losses.__getitem__)
     if not 0 < k < len(losses) - 1:
-        return PENALTIES[k]
-    x, y = [math.log(p) for p in PENALTIES[k - 1 : k + 2]], losses[k - 1 : k + 2]
+        return penalties[k]
+    x, y = [math.log(p) for p in penalties[k - 1 : k + 2]], losses[k - 1 : k + 2]
     left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
     curve = (right - left) / (x[2] - x[0])
     if not curve > 0:
-        return PENALTIES[k]
+        return penalties[k]
     lowest = 0.5 * (x[0] + x[1]) - left / (2 * curve)
     return math.exp(min(max(lowest, x[2]), x[0]))
 
