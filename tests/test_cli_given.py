@@ -120,6 +120,9 @@ def test_query_prints_what_python_says(folder):
     lines = out.splitlines()
     assert lines[0] == f"P(y > 1) = {query.probability(model, 'y > 1', {'kind': 'up'})!r}" and "exact" in lines[0]
     assert lines[1] == f"mean of x = {query.mean(model, 'x', {'kind': 'up'})!r}"
+    code, out, _ = run("query", folder / "rows.plausible", "--covariance", "x,y", "--given", "kind=up")
+    found = query.covariance(model, ["x", "y"], {"kind": "up"})
+    assert code == 0 and out == f"covariance of x,y:\n{found!r}\n" and found.method == "closed form"
     assert lines[2] == f"0.9 quantile of y = {query.quantile(model, 'y', 0.9, {'kind': 'up'})!r}"
 
 

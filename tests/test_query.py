@@ -151,6 +151,62 @@ def test_mixed_columns_against_many_draws(mixed):
     assert (abs(found.value - draws[["age", "visits"]].cov()) < 5 * found.standard_error).all().all()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"covariance": "full"}, {"covariance": "tied"}, {"covariance": "spherical"}, {"covariance": "factors", "rank": 1}]
+    + [{"degrees": 5.0}],
+    ids=lambda s: "-".join(map(str, s.values())),
+)
+def test_moments_of_a_mixture_are_exact(settings):
+    """Of two reals, given a third and a word: against sums of p over a fine grid."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(2, size=400)
+    base = rng.normal(size=(400, 3)) @ [[1, 0.8, 0.3], [0, 0.5, 0.4], [0, 0, 1]]
+    X = pd.DataFrame(base * [1, 20, 0.1] + kind[:, None] * [3, -10, 0.1], columns=list("abc"))
+    X["kind"] = np.array(["no", "yes"], dtype=object)[kind]
+    model = pl.Mixture(n_components=3, random_state=0, **settings).fit(X)
+    a, b = (np.linspace(-s, s, 301) for s in (16, 250))
+    for known in ({"kind": "yes"}, {"c": 0.15, "kind": "no"}):
+        found, means = query.covariance(model, ["a", "b"], known), query.mean(model, ["a", "b"], known)
+        assert found.method == means.method == "closed form"
+        grid = pd.DataFrame({"a": np.repeat(a, len(b)), "b": np.tile(b, len(a)), "c": np.nan}).assign(**known)
+        p = np.exp(model.log_prob(grid))
+        p, points = p / p.sum(), grid[["a", "b"]].to_numpy()
+        np.testing.assert_allclose(means.value, p @ points, rtol=1e-3, atol=1e-3)
+        off = points - p @ points
+        np.testing.assert_allclose(
+            found.value, (off * p[:, None]).T @ off, rtol=0.02 if "degrees" in settings else 1e-3
+        )
+
+
+def test_moments_that_a_student_lacks_are_not_in_closed_form():
+    X = stats.t.rvs(1.5, size=(300, 2), random_state=0)
+    model = pl.Mixture(n_components=1, degrees=1.5, random_state=0).fit(X)
+    assert query.variance(model, "x0").kind == "estimate"
+    assert query.variance(model, "x0", {"x1": 0.3}).method == "closed form"  # a known column adds a degree of freedom
+
+
+@pytest.mark.parametrize("columns", [["x"], ["x", "y"]])
+def test_a_histogram_is_integrated_bin_by_bin(columns):
+    """The density jumps at every edge: the mean is that of the bins, of which the transform knows the edges."""
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"x": rng.gamma(2.0, size=2000), "y": rng.normal(size=2000)})[columns]
+    model = pl.Histogram().fit(X)
+    found = query.mean(model, "x")
+    assert found.method == "quadrature"
+    edges = model.transforms_.breaks(0).numpy()
+    middle = (edges[:-1] + edges[1:]) / 2
+    part = X.iloc[:0].reindex(range(len(middle))).assign(x=middle)
+    mass = np.exp(model.log_prob(part)) * np.diff(edges)
+    low, high = (
+        1 - query.probability(model, f"x {sign} {float(edge)!r}").value
+        for sign, edge in ((">", edges[0]), ("<", edges[-1]))
+    )
+    tail = float(model.transforms_.steps[0].tail[0])
+    truth = mass @ middle + low * (edges[0] - tail) + high * (edges[-1] + tail)
+    assert found.value == pytest.approx(truth, rel=1e-6)
+
+
 def test_a_mean_that_does_not_exist_is_not_exact():
     X = stats.cauchy.rvs(size=(300, 1), random_state=0)
     model = pl.Mixture(n_components=1, degrees=1.0, random_state=0).fit(X)

@@ -56,8 +56,9 @@ class Module(nn.Module):
     More that free functions of `plausible.uses` ask for, where there is an exact answer: ``sample_given(z, c, rng=)``
     draws the cells of z that are NaN from p(missing | known) and leaves the others as they are; ``likely_given(z, c)``
     puts their jointly most likely values there; ``moments_given(z, c)`` returns the mean (n, D) and the covariance
-    (n, D, D) of z given its known cells. Where there is none: ``propose_given(z, c, rng=)`` fills the NaN cells from
-    some proposal and returns log w (n,) beside it, with E[w f(z)] = p(known) E[f(z) | known] for every f.
+    (n, D, D) of z given its known cells, NaN of cells it does not know them of. Where there is no exact answer:
+    ``propose_given(z, c, rng=)`` fills the NaN cells from some proposal and returns log w (n,) beside it, with
+    E[w f(z)] = p(known) E[f(z) | known] for every f.
     """
 
     variable_buffers: ClassVar[tuple[str, ...]] = ()  # those whose shape depends on the data

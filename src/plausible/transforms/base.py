@@ -62,6 +62,10 @@ class Transform(nn.Module):
         """Return E[x | z] of shape (n, \\*shape): the inverse, of a transform that loses nothing."""
         return self.inverse(z)
 
+    def breaks(self, d: int) -> torch.Tensor:
+        """Return where the density may jump in dimension d of x: integrals are best cut there."""
+        return torch.zeros(0, dtype=torch.float64)
+
 
 class Chain(nn.Module):
     """Transforms one after the other."""
@@ -125,6 +129,10 @@ class Chain(nn.Module):
         for t in reversed(self.steps):
             z = t.centre(z)
         return z
+
+    def breaks(self, d: int) -> torch.Tensor:
+        """Return where the first transform may make the density jump in dimension d."""
+        return self.steps[0].breaks(d) if len(self.steps) else torch.zeros(0, dtype=torch.float64)
 
 
 def sum_over(term: torch.Tensor) -> torch.Tensor:

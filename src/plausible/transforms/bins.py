@@ -141,6 +141,9 @@ class Bins(Transform):
 
         return space.replace(binned(c, m) for c, m in zip(space.columns, self.counts.tolist(), strict=True))
 
+    def breaks(self, d):
+        return self.edges[d, : self.counts[d] + 1] if self.real[d] else super().breaks(d)
+
     def _limits(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the lower and upper edge of each bin (n, D), and which bins are the lower and the upper tail."""
         m = self.counts

@@ -250,6 +250,7 @@ class Question:
         nodes, weights = np.polynomial.legendre.leggauss(NODES)
         span = max(looked[-1] - looked[0], 1e-12 * max(abs(looked[0]), 1e-280))
         stretch = span * 2.0 ** np.arange(-2, STRETCHES)
+        cuts = [*cuts, *self.model.transforms_.breaks(places[i]).tolist()]
         edges = np.unique(
             np.concatenate([np.quantile(looked, np.linspace(0, 1, 9)), cuts, looked[0] - stretch, looked[-1] + stretch])
         )
@@ -297,20 +298,21 @@ class Question:
 
     def moments(self, names: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
         """Mean (k,) and covariance (k, k) from a module that knows them, if what lies between is linear."""
-        module = self.model._evaluator()
-        real = self.space.type == "table" and all(c.kind == "real" for c in self.space.columns)
+        module, places = self.model._evaluator(), [parts.place_of(self.space, name) for name in names]
+        real = self.space.type == "table" and all(self.space.columns[d].kind == "real" for d in places)
         if not real or not hasattr(module, "moments_given") or self.model.likelihood_kind_ != "exact":
             return None
         with torch.no_grad():
             steps = torch.arange(3.0, dtype=torch.float64, device=self.x.device)[:, None].expand(3, self.space.dims)
             zero, one, two = self.model.transforms_.inverse(steps.contiguous(), None)
-            if not torch.allclose(two - one, one - zero, rtol=1e-9, atol=0):
+            if not torch.allclose((two - one)[places], (one - zero)[places], rtol=1e-9, atol=0):
                 return None
             mean, covariance = module.moments_given(self.model.transforms_(self.x, None)[0].flatten(1).double(), self.c)
-        places, scale = [parts.place_of(self.space, name) for name in names], one - zero
+        scale = one - zero
         mean = torch.where(self.x.isnan(), mean * scale + zero, self.x)[0, places]
         covariance = (covariance[0] * scale[:, None] * scale)[places][:, places]
-        return mean.cpu().numpy(), covariance.cpu().numpy()
+        known = bool(mean.isfinite().all() and covariance.isfinite().all())
+        return (mean.cpu().numpy(), covariance.cpu().numpy()) if known else None
 
     # ------------------------------------------------------------------------------------------------------- drawn
 

@@ -26,6 +26,9 @@ def query(
     given: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="What is known. Repeatable.")] = None,
     mean: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Its mean. Repeatable.")] = None,
     variance: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Its variance. Repeatable.")] = None,
+    covariance: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN,COLUMN", help="That of two columns or more. Repeatable.")
+    ] = None,
     quantile: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=Q", help="What it is below with probability Q. Repeatable.")
     ] = None,
@@ -45,10 +48,12 @@ def query(
 
     An answer is exact for the model, or an estimate with its error bar. How good the model is, neither says.
     """
+    import numpy as np
+
     from plausible.errors import DataError
     from plausible.uses import query as ask
 
-    if not (event or mean or variance or quantile or expectation):
+    if not (event or mean or variance or covariance or quantile or expectation):
         raise DataError('nothing is asked; give an event such as "age > 40", or --mean, --variance, --quantile')
     fitted = opened(model)
     known = _known(fitted.space_, given)
@@ -58,6 +63,11 @@ def query(
         questions += [
             (f"{name} of {c}", lambda f=function, c=c: f(fitted, c, known, **settings)) for c in columns or ()
         ]
+    for names in covariance or ():
+        several = [name.strip() for name in names.split(",")]
+        questions.append(
+            (f"covariance of {names}", lambda several=several: ask.covariance(fitted, several, known, **settings))
+        )
     for text in expectation or ():
         questions.append((f"mean of {text}", lambda t=text: ask.expectation(fitted, t, known, **settings)))
     for pair in quantile or ():
@@ -68,7 +78,7 @@ def query(
     for label, answer in questions:
         with busy("asking"):
             found = answer()
-        print(f"{label} = {found!r}")
+        print(f"{label} = {found!r}" if np.isscalar(found.value) else f"{label}:\n{found!r}")
 
 
 def _known(space: Any, pairs: list[str] | None) -> dict[str, Any]:

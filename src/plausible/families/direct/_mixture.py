@@ -375,6 +375,30 @@ class MixtureModule(Module):
         filled = [self._fill(flat[part], rng) for part in self._parts(flat)]
         return torch.cat(filled).reshape(z.shape) if filled else z
 
+    def moments_given(self, z, c=None):
+        """Of the reals, E = sum_k r_k m_k and Cov = sum_k r_k (C_k + m_k m_k') - E E', with r_k = p(k | known).
+
+        NaN of the other columns, and where a Student-t component has no moments.
+        """
+        z, reals = z.reshape(len(z), -1).double(), self.columns.reals
+        mean, covariance = torch.full_like(z, torch.nan), z.new_full((len(z), self.dims, self.dims), torch.nan)
+        if not self.columns.n_reals:
+            return mean, covariance
+        joint, distance = self._log_joint_gaps(z, exact=True)
+        y, r = z[:, reals], joint.softmax(0)[:, :, None]
+        means, spreads = (
+            torch.stack(t) for t in zip(*(self.law.given(y, k) for k in range(self.components)), strict=True)
+        )
+        if self.student:
+            nu = self.degrees[:, None] + (~y.isnan()).sum(1)
+            wider = (self.degrees[:, None] + distance.clamp_min(0)) / (nu - 2)
+            spreads = spreads * torch.where(nu > 2, wider, torch.nan)[:, :, None, None]
+        mean[:, reals] = centre = (r * means).sum(0)
+        off = means - centre
+        spread = (r[..., None] * (spreads + off[..., None] * off[..., None, :])).sum(0)
+        covariance[:, reals[:, None], reals] = spread
+        return mean, covariance
+
     def _fill(self, z: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         """Draw the component given what is known, then the missing cells from it."""
         joint, distance = self._log_joint_gaps(z, exact=True)

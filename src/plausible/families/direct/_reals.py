@@ -73,6 +73,13 @@ class Law(nn.Module):
                 out[part] = self._regress(residual[part], missing[part], j)
         return out
 
+    def given(self, y: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centre (n, R) and scale matrix (n, R, R) of rows under component k, given the cells that are known."""
+        missing, which = y.isnan(), torch.full((len(y),), k, device=y.device)
+        foretold = self.centre[k] + self.regress(torch.nan_to_num(y - self.centre[k]), missing, which)
+        scales = [_normal.conditional_covariance(m, self.scale(k)) for m in missing]
+        return torch.where(missing, foretold, y), torch.stack(scales)
+
 
 class Dense(Law):
     """centre (K, R), covariance (K, R, R), or (1, R, R) where it is shared."""
@@ -166,8 +173,12 @@ class Dense(Law):
             out[rows] = noise[rows] @ cholesky[j].T
         return self.centre[k] + spread * out
 
+    def scale(self, k: int) -> torch.Tensor:
+        """The scale matrix (R, R) of a component."""
+        return self.covariance[0 if self.shared else k]
+
     def _regress(self, residual, missing, k):
-        return _normal.regress(residual, missing, self.covariance[0 if self.shared else k])
+        return _normal.regress(residual, missing, self.scale(k))
 
 
 class Diagonal(Law):
@@ -225,6 +236,9 @@ class Diagonal(Law):
     def draw(self, k, spread, rng):
         noise = normal(rng, (len(k), self.reals), self.centre)
         return self.centre[k] + spread * noise * self.variance.sqrt()[k]
+
+    def scale(self, k):
+        return torch.diag(self.variance[k].expand(self.reals))
 
     def regress(self, residual, missing, k):
         return torch.zeros_like(residual)  # the columns know nothing of each other
@@ -358,6 +372,9 @@ class Factors(Law):
             rows = k == j
             noise[rows] += h[rows] @ self.loadings[j].T
         return self.centre[k] + spread * noise
+
+    def scale(self, k):
+        return self.loadings[k] @ self.loadings[k].T + torch.diag(self.noise[k])
 
     def _regress(self, residual, missing, k):
         y = torch.where(missing, torch.nan, residual + self.centre[k])
