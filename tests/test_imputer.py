@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import plausible as pl
 from plausible.errors import CapabilityError, DataError
+from plausible.uses.imputer import _in_turn
 
 MEAN, SCATTER = np.array([1.0, -2.0, 0.5]), np.array([[1.0, 0.8, 0.3], [0.8, 2.0, 0.0], [0.3, 0.0, 0.5]])
 
@@ -110,8 +112,20 @@ def test_of_many_rows_some_are_judged(monkeypatch):
     _, holes = with_holes(400)
     monkeypatch.setattr("plausible.uses.imputer.JUDGED", 100)
     imputer = pl.Imputer(pl.Gaussian(), fits=3, draws=4, random_state=0).fit(holes)
-    assert 20 < imputer.n_hidden_ < 150  # half of the known cells of a hundred rows, less those all samples hold
+    assert 100 < imputer.n_hidden_ < 210  # the known cells of a hundred rows, less those of rows in all samples
     assert 0.5 < imputer.error_ < 1.5
+
+
+def test_every_known_cell_is_hidden_as_often_and_the_rest_of_its_row_stays():
+    rng = torch.Generator().manual_seed(0)
+    known = torch.rand(4000, 12, generator=rng) < torch.linspace(0.1, 1, 12)
+    rounds = torch.stack(_in_turn(known, rng))
+    assert (rounds.sum(2) <= 1).all() and (rounds.sum(0) <= known).all() and len(rounds) == 6
+    each = rounds.sum(0).sum(0) / known.sum(0)
+    assert (each - 0.5).abs().max() < 0.1  # six rounds, twelve columns
+    few = known.sum(1) < 5
+    assert abs(rounds[:, few].sum() / known[few].sum() - 0.5) < 0.05
+    assert torch.equal(torch.stack(_in_turn(known[:, :5], rng)).sum(0).bool(), known[:, :5])  # all of few columns
 
 
 def test_new_rows_and_the_same_answer_twice(fitted):

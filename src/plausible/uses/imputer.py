@@ -3,8 +3,8 @@ r"""Fill the holes of a table with models of that very table: multiple imputatio
     p(missing | known) = sum_j w_j 1/B sum_b p_jb(missing | known)
 
 p_jb is candidate j of a grid of settings, fitted with the holes to bootstrap sample b of the rows (EMB), so that draws
-show also how little the table says about the model. Some known cells are then hidden too, and drawn by the fits whose
-sample lacks their row. The weights are those under which these cells are most probable (stacking),
+show also how little the table says about the model. Known cells are then hidden too, one of a row at a time, and drawn
+by the fits whose sample lacks their row. The weights are those under which these cells are most probable (stacking),
 
     w = argmax sum_i log sum_j w_j mean_b p_jb(hidden of row i | the rest of it),
 
@@ -35,7 +35,7 @@ from plausible.space.matrix import as_matrix
 from plausible.uses._parts import filled, log_marginal, need_exact
 
 JUDGED = 2000  # rows of which cells are hidden, at most
-FOLDS, ROUNDS = 10, 5  # their known cells are dealt into so many folds; so many of these are hidden in turn
+ROUNDS = 6  # in each of which at most one known cell of a row is hidden: no more than is missing with a missing cell
 STACKING_STEPS = 500  # of EM for the weights, at most
 AT_ONCE = 4_000_000  # numbers in the draws that are held at a time
 
@@ -244,9 +244,8 @@ class _Hidden:
     def __init__(self, x: torch.Tensor, ordered: torch.Tensor, candidates: int, draws: int, rng: torch.Generator):
         self.rows = torch.randperm(len(x), generator=rng)[:JUDGED]
         self.x, self.ordered, self.draws = x[self.rows], ordered, draws
-        fold = torch.randint(FOLDS, self.x.shape, generator=rng)
-        self.hidden = [(fold == r) & ~self.x.isnan() for r in range(ROUNDS)]
-        shape = (candidates, ROUNDS, *self.x.shape)
+        self.hidden = _in_turn(~self.x.isnan(), rng)
+        shape = (candidates, len(self.hidden), *self.x.shape)
         # Sums over fits: of the share of draws below the truth, of the mean of the draws, of one.
         self.below, self.sums = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
         self.total = torch.zeros(shape[:3], dtype=torch.float64)
@@ -289,6 +288,20 @@ class _Hidden:
         deviation = torch.from_numpy(np.nanstd(self.x.numpy(), 0)).clamp_min(1e-300).expand(hidden.shape)[hidden]
         error = ((mean - self.x.expand(hidden.shape)[hidden]) / deviation).square().mean().sqrt()
         return np.sort((share - 0.5).abs().numpy()), float(error)
+
+
+def _in_turn(known: torch.Tensor, rng: torch.Generator) -> list[torch.Tensor]:
+    """Cells (m, D) to hide in each round, one of a row at a time; every known cell is hidden with the same probability.
+
+    Of cells that are missing completely at random, the rest of the row of a hidden one is then known as often as that
+    of a missing one.
+    """
+    dims = known.shape[1]
+    rounds = min(ROUNDS, dims)
+    order = torch.rand(known.shape, generator=rng).masked_fill(~known, torch.inf).argsort(1)
+    turns = (known.sum(1) * rounds / dims + torch.rand(len(known), generator=rng)).floor()
+    nothing = torch.zeros_like(known)
+    return [nothing.scatter(1, order[:, r : r + 1], (r < turns)[:, None]) for r in range(rounds)]
 
 
 def _ordered(space: Space) -> torch.Tensor:
