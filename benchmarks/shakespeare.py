@@ -34,7 +34,7 @@ BATCH = {"batch_size": 32, "validation_fraction": 0.0, "patience": None, "epochs
 SETTINGS: dict[str, dict[str, Any]] = {
     "transformer": BATCH
     | {"layers": 4, "hidden": 256, "attention_heads": 4, "learning_rate": 2e-3, "dropout": 0.05, "warmup": 200},
-    "rnn": BATCH | {"hidden": 512, "layers": 2, "learning_rate": 2e-3, "dropout": 0.1},
+    "rnn": BATCH | {"hidden": 512, "layers": 2, "learning_rate": 2e-3, "dropout": 0.25},
     "context_table": {},
 }
 LENGTH = {"transformer": 256, "rnn": 256, "context_table": 4096}
