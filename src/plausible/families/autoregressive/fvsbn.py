@@ -15,7 +15,7 @@ differs between the fits is the penalty alone, and early stopping has nothing to
 With S orderings the model is their mixture, p(x) = 1/S sum_s p_s(x), each with weights of its own. The penalty is
 chosen in the natural one, and the last fit is of all.
 
-Expected: 97.7 nats on fixed binarised MNIST with an l2 penalty (published 97.45, Gan et al., 2015); dna 79.6 and
+Expected: 97.4 nats on fixed binarised MNIST (published 97.45, Gan et al., 2015); dna 79.6, bbc 236.3 and
 nips 271.6 with 8 orderings (`benchmarks/binary_density.py`).
 
 References: Neal, Connectionist learning of belief networks, 1992. Frey, Hinton and Dayan, Does the wake-sleep algorithm

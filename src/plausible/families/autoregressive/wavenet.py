@@ -19,7 +19,7 @@ its last errors. Without them the net has long to learn what any coder of sound 
 One sample is drawn at the cost of one column of the net: each layer keeps a queue of what it computed for the last d_l
 steps. All steps at once are one matrix product per layer; nothing here is a convolution of a library.
 
-Expected (benchmarks/fsdd.py --heads logistic --channels 16 --minutes 0.8): 8.33 bits a sample on the test recordings of
+Expected (benchmarks/fsdd.py --heads logistic --channels 16 --minutes 0.8): 8.15 bits a sample on the test recordings of
 spoken digits, where FLAC at its highest setting needs 8.49; 15,000 parameters, a minute on one busy core. On a twelfth
 of them, after a few seconds on a tenth of the training recordings: 8.45, and 10.49 with direct=0.
 
