@@ -226,6 +226,20 @@ def test_elsewhere_than_on_the_cpu_the_same_is_drawn(architecture, column, monke
         assert torch.equal(assert_fast_is_slow(module, c), z)
 
 
+@pytest.mark.parametrize("column", [BIT, BYTE])
+@pytest.mark.parametrize("shape", [(1, 5, 4), (2, 1, 3)])
+def test_without_compiled_loops_the_same_is_drawn(column, shape, monkeypatch):
+    pytest.importorskip("numba")
+    module = net(column, shape, "residual", n_context=1, channels=5, blocks=2)
+    assert isinstance(module.net_steps(2, torch.ones(2, 1).double()), causal_steps._ResidualLoops)
+    c = torch.ones(5, 1).double()
+    z = assert_fast_is_slow(module, c)
+    monkeypatch.setattr(causal_steps, "usable", lambda like: False)
+    assert not isinstance(module.net_steps(2, c[:2]), causal_steps._ResidualLoops)
+    with torch.no_grad():
+        assert torch.equal(assert_fast_is_slow(module, c), z)
+
+
 @architectures
 def test_single_precision_draws_the_same_bits(architecture):
     module = net(BIT, (1, 12, 11), architecture, blocks=3, spread=0.2).float()

@@ -2,7 +2,8 @@
 
 Every convolution keeps the rows of its input that its kernel reaches. What the rows above give to a row is computed
 once, when it begins; a pixel then costs one column: the taps to its left, and the 1x1 convolutions. Of the gated
-net the whole vertical stack is done when a row begins.
+net the whole vertical stack is done when a row begins. Where numba is installed, all blocks of the residual net at a
+pixel are one compiled loop.
 
 Channels are rows and examples columns, (C, n), so that taps lying side by side are one matrix without copying; weights
 are laid out once. On the CPU the arithmetic is numpy's, whose calls cost a third of torch's; elsewhere it is torch's.
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from plausible.nn.causal import CausalConv, GatedNet, MaskedNet
+from plausible.nn.compiled import usable
 
 Array = Any  # of numpy on the CPU, of torch elsewhere
 
@@ -57,8 +59,8 @@ def arithmetic(device: torch.device) -> SimpleNamespace:
 class _Row:
     """A row of the input of a convolution, and the views of it that are needed again and again."""
 
-    def __init__(self, conv: CausalConv, width: int, n: int, xp: SimpleNamespace, like: Array):
-        self.cells = xp.zeros((width + conv.left + conv.right, conv.n_in, n), like)
+    def __init__(self, conv: CausalConv, width: int, cells: Array, xp: SimpleNamespace):
+        self.cells, n = cells, cells.shape[-1]
         self.inside = self.cells[conv.left : conv.left + width]
         self.slot = [self.cells[x + conv.left] for x in range(width)]
         taps = min(conv.here, conv.left + 1)
@@ -68,16 +70,31 @@ class _Row:
 
 
 class Cache:
-    """The rows that a convolution looks at, and its weights."""
+    """The rows that a convolution looks at, and its weights.
 
-    def __init__(self, conv: CausalConv, width: int, n: int, c: torch.Tensor | None, xp: SimpleNamespace):
+    `room` is where to keep them: cells (rows, width and what is beside it, n_in, n) and sums (width, n_out, n).
+    """
+
+    def __init__(
+        self,
+        conv: CausalConv,
+        width: int,
+        n: int,
+        c: torch.Tensor | None,
+        xp: SimpleNamespace,
+        room: tuple[Array, Array] | None = None,
+    ):
         kernel = conv.kernel().permute(0, 2, 3, 1)  # (n_out, rows, columns, n_in)
         self.xp, self.by_row = xp, [xp.array(kernel[:, r].flatten(1)) for r in range(conv.rows)]
         self.here = xp.array(kernel[:, -1, : min(conv.here, conv.left + 1)].flatten(1))
         bias = conv.bias[:, None] if c is None else conv.bias[:, None] + conv.of_context(c).T
         self.bias = xp.array(bias)
-        self.rows = [_Row(conv, width, n, xp, self.bias) for _ in range(conv.rows)]
-        self.sums, self._term = (xp.zeros((width, conv.n_out, n), self.bias) for _ in range(2))
+        cells, self.sums = room or (
+            xp.zeros((conv.rows, width + conv.left + conv.right, conv.n_in, n), self.bias),
+            xp.zeros((width, conv.n_out, n), self.bias),
+        )
+        self.rows = [_Row(conv, width, part, xp) for part in cells]
+        self._term = xp.zeros((width, conv.n_out, n), self.bias)
         self.sum = [self.sums[x] for x in range(width)]
 
     def turn(self) -> None:
@@ -149,9 +166,11 @@ class MaskedSteps(PixelSteps):
     def __init__(self, net: MaskedNet, n: int, c: torch.Tensor | None = None):
         super().__init__(net, n, c)
         self.residual = net.residual
-        self.first, *self.caches = (
-            Cache(conv, self.row_width, n, c, self.xp) for conv in (net.first, *(block.conv for block in net.blocks))
-        )
+        self.first = Cache(net.first, self.row_width, n, c, self.xp)
+        self.caches = [
+            Cache(block.conv, self.row_width, n, c, self.xp, room)
+            for block, room in zip(net.blocks, self._rooms(net), strict=True)
+        ]
         self.out, self.inside = self.with_ones(net.width)
         self.zero, self.term = self.zeros(net.width + 1), self.zeros(net.width)
         if net.residual:
@@ -163,6 +182,10 @@ class MaskedSteps(PixelSteps):
             self.active = self.zeros(net.width + 1)
             self.thin, self.narrow_zero = self.zeros(channels), self.zeros(channels)
             self.thin_out, self.thin_inside = self.with_ones(channels)
+
+    def _rooms(self, net: MaskedNet) -> Any:
+        """Where the caches of the blocks keep what they keep; None: where they like."""
+        return [None] * len(net.blocks)
 
     def note(self, pixel: Array) -> None:
         self.first.slot[self.x][...] = pixel
@@ -195,6 +218,36 @@ class MaskedSteps(PixelSteps):
             relu(cache.at(x, thin), none, thin_inside)
             add(inside, widen(thin_out, term), inside)
         return h
+
+
+class _ResidualLoops(MaskedSteps):
+    """The residual net, the blocks of a pixel in one compiled loop."""
+
+    def __init__(self, net: MaskedNet, n: int, c: torch.Tensor | None = None):
+        super().__init__(net, n, c)
+        from plausible.nn._causal_loops import residual
+
+        def stacked(tensors: Any) -> Array:
+            return self.xp.array(torch.stack(list(tensors)))
+
+        self.blocks = [
+            *(stacked(b.narrow.weight for b in net.blocks), stacked(b.narrow.bias for b in net.blocks)),
+            np.stack([cache.here for cache in self.caches]),
+            *(stacked(b.widen.weight for b in net.blocks), stacked(b.widen.bias for b in net.blocks)),
+        ]
+        self._loop, self.active = residual, self.zeros(net.width)
+
+    def _rooms(self, net: MaskedNet) -> Any:
+        many, conv = len(net.blocks), net.blocks[0].conv
+        self.cells = self.zeros(many, conv.rows, self.row_width + conv.left + conv.right, conv.n_in)
+        self.sums = self.zeros(many, self.row_width, conv.n_out)
+        return zip(self.cells, self.sums, strict=True)
+
+    def _residual(self, x: int) -> Array:
+        self.first.at(x, self.inside)
+        row = self.y % 2  # which `turn` has put last
+        self._loop(self.inside, *self.blocks, self.cells, self.sums, row, x, self.active, self.thin)
+        return self.out
 
 
 class GatedSteps(PixelSteps):
@@ -273,4 +326,7 @@ class _GatedSteps:
 
 def steps(net: nn.Module, n: int, c: torch.Tensor | None = None) -> MaskedSteps | GatedSteps:
     """Return the net for n examples with context c (n, F), to be called pixel by pixel."""
-    return (GatedSteps if isinstance(net, GatedNet) else MaskedSteps)(net, n, c)
+    if isinstance(net, GatedNet):
+        return GatedSteps(net, n, c)
+    loops = net.residual and len(net.blocks) and usable(net.place) and arithmetic(net.place.device) is _ON_CPU
+    return (_ResidualLoops if loops else MaskedSteps)(net, n, c)
