@@ -1,4 +1,4 @@
-"""The blocks of a residual `nn.causal.MaskedNet` at one pixel, compiled: a hundred small calls take longer than their work.
+"""The blocks of a residual `nn.causal.MaskedNet` at one pixel, compiled: many small calls take longer than their work.
 
 Only `causal_steps` imports this file, which needs numba. Examples lie side by side, so that loops over them vectorise.
 """
