@@ -8,6 +8,7 @@ import typer
 
 from plausible import registry
 from plausible.cli.terminal import busy
+from plausible.errors import DataError
 
 READING = "Reading the data"
 ONE, OTHER = registry.names()[:2]  # for examples
@@ -20,6 +21,17 @@ DataPath = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_de
 ModelPath = Annotated[
     str, typer.Argument(metavar="MODEL", help="A file that `plausible fit` wrote.", show_default=False)
 ]
+
+
+def model_or_not(what: str) -> Any:
+    """Return the files of a command that also works without a model; see `parted`.
+
+    Typer takes no argument that may be left out before one that may not.
+    """
+    about = f"A file that `plausible fit` wrote, which may be left out, and {what}."
+    return Annotated[list[str], typer.Argument(metavar="[MODEL] DATA", help=about, show_default=False)]
+
+
 How = Annotated[
     str | None,
     typer.Option(
@@ -88,6 +100,18 @@ ContextFile = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")]
+
+
+def parted(files: list[str]) -> tuple[str | None, str]:
+    """Return MODEL, or None, and DATA.
+
+    Raises:
+        DataError: there are more files.
+    """
+    if len(files) > 2:
+        raise DataError(f"expected [MODEL] DATA, got {len(files)} files: {', '.join(files)}")
+    *model, data = files
+    return (model[0] if model else None), data
 
 
 def examples(*lines: str) -> str:

@@ -11,14 +11,13 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from plausible.nn.loops import compiled
 
 BLOCK = 64  # positions that lie side by side
 LINE = 64  # bytes that memory gives at a time
-
-# Sums may be taken in any order; NaN and infinity keep their meaning.
-compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
 
 
 @intrinsic

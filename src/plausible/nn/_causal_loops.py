@@ -5,10 +5,7 @@ Only `causal_steps` imports this file, which needs numba. Examples lie side by s
 
 from __future__ import annotations
 
-from numba import njit
-
-# Sums may be taken in any order; NaN and infinity keep their meaning.
-compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
+from plausible.nn.loops import compiled
 
 
 @compiled

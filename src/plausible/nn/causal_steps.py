@@ -174,18 +174,22 @@ class MaskedSteps(PixelSteps):
         self.out, self.inside = self.with_ones(net.width)
         self.zero, self.term = self.zeros(net.width + 1), self.zeros(net.width)
         if net.residual:
-            channels = net.width // 2
-            self.blocks = [
-                (Affine(b.narrow.weight, b.narrow.bias, self.xp), cache, Affine(b.widen.weight, b.widen.bias, self.xp))
-                for b, cache in zip(net.blocks, self.caches, strict=True)
-            ]
-            self.active = self.zeros(net.width + 1)
-            self.thin, self.narrow_zero = self.zeros(channels), self.zeros(channels)
-            self.thin_out, self.thin_inside = self.with_ones(channels)
+            self._prepare(net)
 
     def _rooms(self, net: MaskedNet) -> Any:
         """Where the caches of the blocks keep what they keep; None: where they like."""
         return [None] * len(net.blocks)
+
+    def _prepare(self, net: MaskedNet) -> None:
+        """Lay out the weights of residual blocks, and scratch space."""
+        channels = net.width // 2
+        self.blocks = [
+            (Affine(b.narrow.weight, b.narrow.bias, self.xp), cache, Affine(b.widen.weight, b.widen.bias, self.xp))
+            for b, cache in zip(net.blocks, self.caches, strict=True)
+        ]
+        self.active = self.zeros(net.width + 1)
+        self.thin, self.narrow_zero = self.zeros(channels), self.zeros(channels)
+        self.thin_out, self.thin_inside = self.with_ones(channels)
 
     def note(self, pixel: Array) -> None:
         self.first.slot[self.x][...] = pixel
@@ -223,8 +227,7 @@ class MaskedSteps(PixelSteps):
 class _ResidualLoops(MaskedSteps):
     """The residual net, the blocks of a pixel in one compiled loop."""
 
-    def __init__(self, net: MaskedNet, n: int, c: torch.Tensor | None = None):
-        super().__init__(net, n, c)
+    def _prepare(self, net: MaskedNet) -> None:
         from plausible.nn._causal_loops import residual
 
         def stacked(tensors: Any) -> Array:
@@ -235,7 +238,7 @@ class _ResidualLoops(MaskedSteps):
             np.stack([cache.here for cache in self.caches]),
             *(stacked(b.widen.weight for b in net.blocks), stacked(b.widen.bias for b in net.blocks)),
         ]
-        self._loop, self.active = residual, self.zeros(net.width)
+        self._loop, self.active, self.thin = residual, self.zeros(net.width), self.zeros(net.width // 2)
 
     def _rooms(self, net: MaskedNet) -> Any:
         many, conv = len(net.blocks), net.blocks[0].conv

@@ -9,7 +9,20 @@ import typer
 
 from plausible import registry
 from plausible.atomic import write_atomically
-from plausible.cli.arguments import OTHER, Drop, Header, How, Key, Kinds, Length, Seed, examples, opened
+from plausible.cli.arguments import (
+    OTHER,
+    Drop,
+    Header,
+    How,
+    Key,
+    Kinds,
+    Length,
+    Seed,
+    examples,
+    model_or_not,
+    opened,
+    parted,
+)
 from plausible.cli.inputs import kinds_of, read_examples, writable
 from plausible.cli.terminal import busy, say
 from plausible.cli.wording import aligned
@@ -21,18 +34,12 @@ EXAMPLES = examples(
     "anomalies adult.csv --explain                     the oddest rows of one file",
     f"anomalies adult.csv --model {OTHER} --show 20",
 )
+Files = model_or_not("the examples to be judged")
 CELLS = 3  # named of an example
 
 
 def anomalies(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[MODEL] DATA",
-            help="A file that `plausible fit` wrote, which may be left out, and the examples to be judged.",
-            show_default=False,
-        ),
-    ],
+    files: Files,
     calibration: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Clean examples that MODEL was not fitted on; they make the promise."),
@@ -77,11 +84,9 @@ def anomalies(
     from plausible.uses.anomaly.conformal import check_alpha
 
     check_alpha(alpha)
-    if len(files) > 2:
-        raise PlausibleError(f"expected [MODEL] DATA, got {len(files)} files: {', '.join(files)}")
-    *model, data = files
+    model, data = parted(files)
     target = None if out is None else writable(Path(out))
-    if not model:
+    if model is None:
         if calibration or background:
             raise PlausibleError("--calibration and --background need a MODEL: plausible anomalies MODEL DATA")
         reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
@@ -90,7 +95,7 @@ def anomalies(
     else:
         if family is not None:
             raise PlausibleError("--model names a family to fit where there is no MODEL; give one or the other")
-        found, blame = _judged(model[0], data, calibration, background, score, alpha, seed, key)
+        found, blame = _judged(model, data, calibration, background, score, alpha, seed, key)
     order = found.sort_values(["p_value", "score"], ascending=[True, False], kind="stable").index
     shown = order[:show]
     if explain and len(found):

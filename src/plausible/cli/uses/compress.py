@@ -99,7 +99,8 @@ def decompress(
         raise ReadError(f"{data}: no such file")
     given = None if fitted.context_space_ is None or context is None else context_of(fitted, context)
     with busy("decompressing"):
-        X, form = decompressed(fitted, source.read_bytes(), context=given), note_of(source.read_bytes())
+        packed = source.read_bytes()
+        X, form = decompressed(fitted, packed, context=given), note_of(packed)
     if out is None:
         as_it_was = X if isinstance(X, str) else as_text(X, space) if form is None else _delimited(X, space, form)
         sys.stdout.write(as_it_was)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from plausible import registry
-from plausible.cli.arguments import OTHER, ContextFile, Drop, Header, Key, Kinds, examples, opened
+from plausible.cli.arguments import OTHER, ContextFile, Drop, Header, Key, Kinds, examples, model_or_not, opened, parted
 from plausible.cli.flags import flags_of
 from plausible.cli.inputs import context_of, kinds_of, read_examples, writable
 from plausible.cli.terminal import busy, say
@@ -27,18 +27,12 @@ EXAMPLES = examples(
     "impute digits.plausible digits.npz --mask top.png -o completed.png",
     "impute names.plausible names.txt --blank _ --method auto",
 )
+Files = model_or_not("what is to be filled in")
 _LEARNED: dict[str, Any] = {"rich_help_panel": "Without MODEL: fits to DATA itself"}
 
 
 def impute(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[MODEL] DATA",
-            help="A file that `plausible fit` wrote, which may be left out, and what is to be filled in.",
-            show_default=False,
-        ),
-    ],
+    files: Files,
     out: Annotated[
         str | None,
         typer.Option("--out", "-o", metavar="FILE", help="As of `plausible sample`. \\[default: standard output]"),
@@ -103,14 +97,13 @@ def impute(
 
     With MODEL by a fitted model. Without, a table is filled by fits of a family (--model) to that table itself.
     """
-    if len(files) > 2:
-        raise DataError(f"expected [MODEL] DATA, got {len(files)} files: {', '.join(files)}")
+    model, data = parted(files)
     if draws is not None and (out is None or how != "draw"):
         raise DataError("--draws writes several files of draws: name them with -o FILE, and leave --how as it is")
-    if len(files) == 2:
+    if model is not None:
         own = {"model": family, "set": settings, "level": level, "kind": kind, "drop": drop}
         _refuse(own, "is of a fit to DATA itself: leave out MODEL")
-        _by_model(*files, out, how, draws, mask, blank, method, unseen, seed, context, key)
+        _by_model(model, data, out, how, draws, mask, blank, method, unseen, seed, context, key)
         return
     if family is None:
         raise DataError(
@@ -119,7 +112,7 @@ def impute(
     own = {"mask": mask, "blank": blank, "context": context, "method": None if method == "exact" else method}
     _refuse(own, "needs a MODEL: plausible impute MODEL DATA")
     reading = {"how": None, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": None, "header": header}
-    read = read_examples(files[0], None, complete=False, **reading)
+    read = read_examples(data, None, complete=False, **reading)
     _learned(read, family, settings or [], fits, level, out, how, draws, seed)
 
 

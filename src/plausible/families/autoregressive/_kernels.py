@@ -13,13 +13,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from plausible.nn.loops import compiled
 
 ROWS = 8  # a multiple of 4
 SIGMOID, TANH, RELU, ELU, GELU, SILU = range(6)
-
-# Sums may be taken in any order; NaN and infinity keep their meaning, as the training loop looks for them.
-compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
 
 
 @compiled

@@ -34,7 +34,7 @@ def inverse(order: list[int]) -> list[int]:
 
 def position(dims: int, s: int) -> torch.Tensor:
     """Return the position of each dimension in ordering s, from 1."""
-    return torch.tensor(ordering(dims, s), device="cpu").argsort().to(torch.get_default_device()) + 1
+    return torch.tensor(inverse(ordering(dims, s))) + 1
 
 
 def refuse_text(name: str, orderings: int, space: Space) -> None:

@@ -66,7 +66,7 @@ class _FVSBN(Orderings):
         super().__init__()
         self.dims, self.orderings, self.norm, self.looked = space.dims, orderings, norm, False
         self.heads = Heads(space, components)
-        self.bits = all(column.kind == "binary" for column in space.columns)
+        self.bits = space.kinds == {"binary"}
         size, n_features = self.heads.size, self.heads.n_features
         self.weight = nn.Parameter(torch.zeros(orderings, size, n_features))
         self.bias = nn.Parameter(self.heads.initial().repeat(orderings, 1))

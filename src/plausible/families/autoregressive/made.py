@@ -80,7 +80,7 @@ class _MADE(Orderings):
         self.direct = nn.Linear(n_features, size, bias=False) if direct else None
         self.of_context = nn.ModuleList(nn.Linear(n_context, b, bias=False) for b in widths[1:] if n_context)
         self.kind, self.nonlinearity, self.dropout = nonlinearity, activation(nonlinearity), Dropout(dropout)
-        self.bits = all(column.kind == "binary" for column in space.columns)
+        self.bits = space.kinds == {"binary"}
         self.degrees = [_degrees(h, space.dims, lowest=0 if n_context else 1) for h in hidden]
         at = torch.stack([position(space.dims, s) for s in range(orderings)])
         self.register_buffer("position", at, persistent=False)  # (S, D), from 1
@@ -155,8 +155,7 @@ class _MADE(Orderings):
         """Return the state before any dimension is known."""
         weights, direct = [layer.weight for layer in self.layers], self.direct and self.direct.weight
         bias = [b.T for b in self._biases(n, c)]
-        position = self.position[s].tolist()
-        order = sorted(range(self.dims), key=lambda d: position[d])
+        order = self.order_of(s)
         columns = [f for d in order for f in range(self.heads.n_features)[self.heads.single(d)[2]]]
         if columns != list(range(len(columns))):  # what is known is then always the first so many columns
             weights[0], direct = weights[0][:, columns], None if direct is None else direct[:, columns]

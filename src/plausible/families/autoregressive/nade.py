@@ -64,7 +64,7 @@ class _NADE(Orderings):
         super().__init__()
         self.dims, self.orderings, self.nonlinearity = space.dims, orderings, nonlinearity
         self.heads = Heads(space, components, reals)
-        self.bits = all(column.kind == "binary" for column in space.columns)
+        self.bits = space.kinds == {"binary"}
         S, n_features, size = orderings, self.heads.n_features, self.heads.size
         self.W = nn.Parameter(torch.empty(S, n_features, hidden).uniform_(-1, 1) / n_features**0.5)
         self.V = nn.Parameter(torch.empty(S, size, hidden).uniform_(-0.1, 0.1) / hidden**0.5)
@@ -188,6 +188,6 @@ class NADE(Neural):
         refuse_text("NADE", self.orderings, self.space_)
         nonlinearity = self.nonlinearity
         if nonlinearity == "auto":  # as published: sigmoids for bits, rectified units for reals
-            nonlinearity = "sigmoid" if all(c.kind == "binary" for c in space.columns) else "relu"
+            nonlinearity = "sigmoid" if space.kinds == {"binary"} else "relu"
         sizes = context_space.dims, self.hidden, self.components
         return _NADE(space, *sizes, self.reals, nonlinearity, self.orderings)
