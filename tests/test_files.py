@@ -127,6 +127,17 @@ def test_of_an_older_version(model, path):
     fails(path, "damaged.*twice")
 
 
+def test_orderings_that_were_others_are_refused(tmp_path):
+    """Before format 3 the second one was random: the weights of such a file would belong to another density."""
+    X = np.random.default_rng(0).integers(0, 2, (40, 3))
+    path = tmp_path / "m.plausible"
+    pl.MADE(orderings=2, hidden=(4,), epochs=1, random_state=0).fit(X).save(path)
+    described, _ = parts(path)
+    assert pl.load(path).module_.orderings == 2
+    rewrite(path, {**described, "format": 2})
+    fails(path, "older version.*second ordering.*fit the model again")
+
+
 def test_a_pickle_inside_is_never_opened(path):
     class Bomb:
         def __reduce__(self):

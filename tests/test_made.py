@@ -126,9 +126,10 @@ def test_a_conditional_depends_on_all_that_is_before_it_and_nothing_else(options
         assert seen[before].gt(0).all() or not wide
 
 
-def test_orderings_are_permutations_and_the_first_is_the_natural_one():
+def test_orderings_are_permutations_and_the_first_two_are_the_natural_one_and_its_reverse():
     position = net([BIT] * 6, orderings=4).position
     assert position[0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert position[1].tolist() == [6, 5, 4, 3, 2, 1]
     assert all(sorted(p) == [1, 2, 3, 4, 5, 6] for p in position.tolist())
     assert len({tuple(p) for p in position.tolist()}) == 4
     assert torch.equal(position, net([BIT] * 6, orderings=4).position)  # the same in every process

@@ -204,13 +204,29 @@ def test_conditionals_are_the_formula(columns, s):
         assert torch.allclose(module.conditionals(z, None, s)[:, mine], wanted, atol=1e-10)
 
 
-def test_orderings_are_averaged_and_each_learns_for_itself():
+def test_orderings_are_mixed_and_each_learns_for_itself():
     module, z = nade([BIT] * 6, orderings=3), every([range(2)] * 6)
     each = torch.stack([module.log_prob_in_order(z, None, s) for s in range(3)])
-    assert torch.allclose(module.log_prob(z).exp(), each.exp().mean(0), atol=1e-12)
+    pi = module.mixing.softmax(0)
+    assert pi.max() - pi.min() > 0.01
+    assert torch.allclose(module.log_prob(z).exp(), pi @ each.exp(), atol=1e-12)
     assert module.log_prob(z).exp().sum().item() == pytest.approx(1, abs=1e-9)
     assert torch.allclose(module.loss(z), -module.log_prob(z), atol=1e-12)
     assert torch.allclose(module.train().loss(z), -each.mean(0), atol=1e-12)
+
+
+def test_the_shares_of_the_orderings_have_the_slope_of_the_mixture_and_the_nets_that_of_their_own():
+    module = nade([BIT] * 4, orderings=3).train()
+    z = module.from_uniforms(uniforms(50, 4))
+    module.loss(z).mean().backward()
+    of_pi, of_nets = module.mixing.grad.clone(), module.V.grad.clone()
+    module.zero_grad()
+    each = module.log_prob_in_orders(z).detach().exp()
+    (-(module.mixing.softmax(0) @ each).log().mean()).backward()
+    assert torch.allclose(of_pi, module.mixing.grad, atol=1e-12) and of_pi.abs().max() > 1e-3
+    module.zero_grad()
+    (-module.log_prob_in_order(z, s=1).mean() / 3).backward()
+    assert torch.allclose(of_nets[1], module.V.grad[1], atol=1e-12)
 
 
 def test_draws_of_a_mixture_of_orderings_follow_its_probabilities(draws):

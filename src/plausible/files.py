@@ -27,7 +27,7 @@ from plausible.errors import ModelFileError, PlausibleError
 from plausible.space import Space, from_json
 from plausible.transforms import Chain
 
-FORMAT = 2
+FORMAT = 3
 JSON, TENSORS = "model.json", "tensors.safetensors"
 LARGEST_JSON = 256 << 20  # bytes
 LARGEST_INTEGER = 10**6  # of a number among the arguments: no layer we make is as wide
@@ -182,6 +182,8 @@ def _rebuild(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any
     unknown = set(described["arguments"]) - known
     if unknown:
         raise ModelFileError(f"the file gives {cls.__name__} an argument it does not have: {sorted(unknown)[0]!r}")
+    if described["format"] < 3 and described["arguments"].get("orderings", 1) > 1:
+        raise ModelFileError("the second ordering of the columns was another one then")
     model = cls(**{k: _from_json(v) for k, v in described["arguments"].items()})
     _refuse_giants(described["arguments"])
     fitted = dict(described["fitted"])

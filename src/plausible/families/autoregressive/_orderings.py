@@ -1,10 +1,11 @@
 r"""Several orderings of the dimensions, whose densities are averaged.
 
-    p(x) = 1/S sum_s p_s(x),    p_s(x) = prod_k p_s(x_{o_k} | x_{o_1}, ..., x_{o_{k-1}})
+    p(x) = sum_s pi_s p_s(x),    p_s(x) = prod_k p_s(x_{o_k} | x_{o_1}, ..., x_{o_{k-1}}),    sum_s pi_s = 1
 
 The probabilities of whole examples are averaged, never logits, whose average is no distribution. The conditionals of a
-net do not agree on one joint, so that each ordering o makes a density of its own. The first is the natural one; the
-others are fixed at random.
+net do not agree on one joint, so that each ordering o makes a density of its own. The first is the natural one, the
+second its reverse: columns that belong together stand side by side in both. The others are fixed at random. All pi_s
+are 1/S, unless the orderings have weights of their own and pi is learned with them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from plausible.space import Space
 
 def ordering(dims: int, s: int) -> list[int]:
     """Return the dimensions in the order of ordering s."""
-    if s == 0:
-        return list(range(dims))
+    if s < 2:
+        return list(range(dims))[:: -1 if s else 1]
     return torch.randperm(dims, generator=torch.Generator("cpu").manual_seed(s), device="cpu").tolist()
 
 
@@ -68,9 +69,20 @@ class Orderings(Stepwise):
         """Return log p_s(z) with shape (n,)."""
         return self.heads.log_prob(self.conditionals(z, c, s), z.flatten(1)).sum(1)
 
+    def log_prob_in_orders(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Return log p_s(z) of all orderings with shape (S, n)."""
+        return torch.stack([self.log_prob_in_order(z, c, s) for s in range(self.orderings)])
+
+    def log_pi(self, like: torch.Tensor) -> torch.Tensor:
+        """Return log pi with shape (S,), where numbers are like these: all are equal."""
+        return like.new_full((self.orderings,), -math.log(self.orderings))
+
+    def mixed(self, log_p: torch.Tensor) -> torch.Tensor:
+        """Return log p with shape (n,) of the log p_s (S, n)."""
+        return log_p[0] if len(log_p) == 1 else (log_p + self.log_pi(log_p)[:, None]).logsumexp(0)
+
     def log_prob(self, z, c=None, rng=None):
-        parts = [self.log_prob_in_order(z, c, s) for s in range(self.orderings)]
-        return parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0) - math.log(self.orderings)
+        return self.mixed(self.log_prob_in_orders(z, c))
 
     def log_prob_each(self, z, c=None):
         if self.orderings > 1:
@@ -83,7 +95,7 @@ class Orderings(Stepwise):
         u = self._uniforms(n, rng)
         if self.orderings == 1:
             return self.from_uniforms(u, c)
-        which = torch.randint(self.orderings, (n,), generator=rng, device=u.device)
+        which = torch.multinomial(self.log_pi(u).exp(), n, replacement=True, generator=rng)
         z = torch.empty(n, self.dims, dtype=u.dtype, device=u.device)
         for s in which.unique().tolist():
             rows = (which == s).nonzero().flatten()

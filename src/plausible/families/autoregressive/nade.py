@@ -6,7 +6,7 @@ One hidden layer for every dimension, all with the same weights W: h_d costs one
 logit, levels K; reals have a mixture of normals or of Laplaces, which makes it RNADE. Of bits, f is the difference from
 the more frequent value of the column, so that most f are 0 and h_d is most often h_{d-1}.
 
-With S orderings the model is their mixture, p(x) = 1/S sum_s p_s(x), each with weights of its own.
+With S orderings the model is their mixture, p(x) = sum_s pi_s p_s(x), each with weights of its own; pi is learned too.
 
 Where all columns are bits and numba is installed, both passes and the sampler are loops compiled by it (`_kernels`),
 with the same numbers to rounding; otherwise the dimensions are taken in blocks.
@@ -70,6 +70,7 @@ class _NADE(Orderings):
         self.V = nn.Parameter(torch.empty(S, size, hidden).uniform_(-0.1, 0.1) / hidden**0.5)
         self.b = nn.Parameter(self.heads.initial().repeat(S, 1))
         self.c = nn.Parameter(torch.zeros(S, hidden))
+        self.mixing = nn.Parameter(torch.zeros(S)) if S > 1 else None  # its softmax is pi
         self.of_context = nn.ModuleList(nn.Linear(n_context, S * k, bias=False) for k in (hidden, size) if n_context)
         for net in self.of_context:
             nn.init.normal_(net.weight, std=0.1 / n_context**0.5)
@@ -117,11 +118,19 @@ class _NADE(Orderings):
         parts = [by_blocks(x[i : i + rows], W, V, sums[i : i + rows], *net) for i in range(0, len(z), rows)]
         return bias + torch.cat(parts) if parts else bias
 
+    def log_pi(self, like):
+        return self.mixing.log_softmax(0)
+
     def loss(self, z, c=None, *, rng=None):
-        """Of each ordering, on average, while training: their weights have nothing to do with each other."""
+        """Of each ordering, on average, while training: their weights have nothing to do with each other.
+
+        The slope with regard to pi is that of the mixture, to the value of which it adds nothing.
+        """
         if not self.training:
             return -self.log_prob(z, c)
-        return -torch.stack([self.log_prob_in_order(z, c, s) for s in range(self.orderings)]).mean(0)
+        log_p = self.log_prob_in_orders(z, c)
+        of_pi = self.mixed(log_p.detach())
+        return of_pi.detach() - of_pi - log_p.mean(0)
 
     # -------------------------------------------------------------------------------------------- step by step
 
@@ -169,7 +178,7 @@ class NADE(Neural):
     """
 
     hidden: int = option(500, "hidden units", low=1)
-    orderings: int = option(1, "orderings whose probabilities are averaged, each with weights of its own", low=1)
+    orderings: int = option(1, "orderings that are mixed, each with weights of its own", low=1)
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace"))
     nonlinearity: str = option("auto", "of the hidden units", choices=("auto", "sigmoid", "tanh", "relu"))
