@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import soundfile
 import torch
 from scipy import stats
+from typer.testing import CliRunner
 
 import plausible as pl
+from plausible.cli import app
 from plausible.data import read, split, take
 from plausible.data.like import read_like
 from plausible.data.write import write
@@ -19,6 +22,7 @@ from plausible.families.autoregressive.wavenet import WaveNet
 from plausible.space import Audio, Clips, infer
 from plausible.space.spaces import from_json
 from plausible.transforms import MuLaw
+from plausible.uses.compress.beside import flac
 
 SMALL = {"channels": 8, "skips": 8, "layers": 3, "stacks": 1, "epochs": 3, "learning_rate": 1e-2, "random_state": 0}
 EVERY = torch.arange(-32768, 32768, dtype=torch.float64)[:, None]
@@ -196,6 +200,19 @@ def test_windows_add_up_files_round_trip_and_draws_are_sounds(rng, tmp_path, hea
     assert isinstance(drawn, Clips) and drawn.rate == 8000 and all(len(d) == 32 and d.dtype == np.int16 for d in drawn)
     bits = pl.evaluate.likelihood(model, clips).bits_per_dim
     assert bits == pytest.approx(-model.log_prob(clips).sum() / math.log(2) / sum(map(len, clips)))
+
+
+def test_score_and_compress_put_flac_beside_it(rng, tmp_path):
+    clips = tones(rng, 30)
+    packed = flac(clips, 8000)
+    back, rate = soundfile.read(io.BytesIO(packed), dtype="int16")
+    assert rate == 8000 and np.array_equal(back, np.concatenate(clips))
+    WaveNet(**SMALL).fit(clips).save(tmp_path / "m.plausible")
+    folder = save(tmp_path / "clips", clips)
+    out = CliRunner().invoke(app, ["score", str(tmp_path / "m.plausible"), str(folder)]).stdout
+    assert f"FLAC at its highest setting {8 * len(packed) / len(back):.3f} bits per sample" in out
+    table = CliRunner().invoke(app, ["compress", str(tmp_path / "m.plausible"), str(folder), "--benchmark"]).stdout
+    assert any(line.split()[:2] == ["FLAC", f"{len(packed):,}"] for line in table.splitlines())
 
 
 def test_it_learns_a_tone_better_than_its_histogram(rng):

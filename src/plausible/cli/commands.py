@@ -388,11 +388,12 @@ def score(
     lines = "log_prob\n" + "".join(f"{v!r}\n" for v in found.values.tolist())
     if target is not None:
         write_atomically(target, lines.encode())
+    summary = f"{found}{wording.beside_sound(X, fitted.space_.rate) if fitted.space_.type == 'audio' else ''}"
     if per_example:
         sys.stdout.write(lines)
-        say(str(found))
+        say(summary)
     else:
-        print(found)
+        print(summary)
     if target is not None:
         say(f"Wrote {target}")
 

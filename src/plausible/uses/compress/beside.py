@@ -1,4 +1,4 @@
-"""What other lossless compressors make of the same examples: zlib, bz2, xz, zstd of bytes, PNG and WebP of pictures."""
+"""What other lossless compressors make of the same examples: zlib, bz2, xz, zstd; PNG, WebP and FLAC."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import lzma
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ def raw(X: Any, space: Any) -> bytes:
 
 
 def others(data: bytes, X: Any = None, space: Any = None) -> list[Coded]:
-    """Compress and decompress bytes by each compressor at its highest setting; of images also as PNG and WebP."""
+    """Compress and decompress bytes by each compressor at its highest setting, images and sound by theirs too."""
     ways: list[tuple[str, Callable, Callable]] = [
         ("zlib 9", lambda b: zlib.compress(b, 9), zlib.decompress),
         ("bz2 9", lambda b: bz2.compress(b, 9), bz2.decompress),
@@ -66,7 +66,25 @@ def others(data: bytes, X: Any = None, space: Any = None) -> list[Coded]:
         pages = _pages(X, space)
         found.append(_timed("PNG", pages, lambda p: _saved(p, "PNG", optimize=True), _opened))
         found.append(_timed("WebP", pages, lambda p: _saved(p, "WEBP", lossless=True, quality=100, method=6), _opened))
+    if space is not None and space.type == "audio":
+        found.append(_timed("FLAC", X, lambda clips: flac(clips, space.rate), _heard))
     return found
+
+
+def flac(clips: Iterable[np.ndarray], rate: int) -> bytes:
+    """Mono sound of 16 bits, end to end in one file, at FLAC's highest setting: what is kindest to it."""
+    import soundfile
+
+    out = io.BytesIO()
+    samples = np.concatenate([np.asarray(clip, np.int16) for clip in clips])
+    soundfile.write(out, samples, rate, format="FLAC", subtype="PCM_16", compression_level=1.0)
+    return out.getvalue()
+
+
+def _heard(packed: bytes) -> np.ndarray:
+    import soundfile
+
+    return soundfile.read(io.BytesIO(packed), dtype="int16")[0]
 
 
 def _timed(name: str, data: Any, write: Callable, read: Callable) -> Coded:
