@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import plausible as pl
 from plausible import registry
-from plausible.cli import app, commands, uses
+from plausible.cli import app, commands, uses, wording
 from plausible.cli.flags import as_text, duration, flags_of, parse
 from plausible.cli.inputs import kinds_of
 from plausible.errors import PlausibleError
@@ -297,6 +297,17 @@ def test_info(folder):
     assert code == 0
     for expected in (registry.BASELINE, "table of 3 columns", "exact", "mixed", "down, up", "torch", "fingerprint"):
         assert expected in out
+
+
+def test_info_of_a_model_that_was_fitted_once_more_to_all(table, tmp_path):
+    """The held-out loss is that of the first fit, whose epoch it names."""
+    model = registry.get(TRAINED)(epochs=60, patience=2, refit=True, random_state=0).fit(table)
+    model.save(tmp_path / "m.plausible")
+    watched = model.history_.dropna(subset="held_out")
+    best, last = int(watched["epoch"][watched["held_out"].idxmin()]), int(watched["epoch"].iloc[-1])
+    out = run("info", tmp_path / "m.plausible")[1]
+    assert f"{last} epochs" in out and f"then once more to all examples in {best} epoch" in out and "nan" not in out
+    assert f"at epoch {best} of {last}, then once more" in wording.fitted(model)
 
 
 def test_families(folder):

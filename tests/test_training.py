@@ -372,7 +372,8 @@ def test_refit_learns_from_all_examples_for_as_many_epochs_as_were_best(monkeypa
     assert model.history_.learning_rate.iloc[-1] < 0.001  # its schedule ends there too
     assert all(torch.equal(v, first[3][k]) for k, v in second[3].items())  # it starts where the first did
     rows = model.history_
-    assert rows.epoch.is_monotonic_increasing and rows.epoch.iloc[-1] == model.kept_epoch_
+    assert rows.epoch.is_monotonic_increasing and rows.seconds.is_monotonic_increasing
+    assert rows.epoch.iloc[-1] == model.kept_epoch_
     assert rows.held_out.isna().iloc[-1] and rows.held_out.notna().iloc[0]
 
 

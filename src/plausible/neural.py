@@ -105,7 +105,9 @@ class Neural(Generative):
             first.stopped, first.seconds = second.stopped, first.seconds + second.seconds
             return first
         before = int(first.rows[-1]["epoch"])
-        first.rows += [row | {"epoch": before + row["epoch"]} for row in second.rows]
+        first.rows += [
+            row | {"epoch": before + row["epoch"], "seconds": first.seconds + row["seconds"]} for row in second.rows
+        ]
         first.kept_epoch, first.seconds = before + second.kept_epoch, first.seconds + second.seconds
         return first
 

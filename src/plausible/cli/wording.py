@@ -42,12 +42,31 @@ def fitted(model: Any) -> str:
     text = f"{one_line(model)}: {model.n_parameters_:,} parameters, fitted in {model.fit_seconds_:.3g} s"
     held_out = model.history_["held_out"].min() if "held_out" in model.history_ else float("nan")
     if held_out == held_out:
-        text += f", held-out loss {held_out:.4g} at epoch {model.kept_epoch_} of {_last_epoch(model)}"
-    return text
+        text += f", held-out loss {held_out:.4g} at epoch {_best_epoch(model)} of {_last_epoch(model)}"
+    return text + (f", {_again(model)}" if _refitted(model) else "")
 
 
 def _last_epoch(model: Any) -> int:
-    return int(model.history_["epoch"].iloc[-1])
+    """Of those that were watched; all of them, where none was."""
+    epochs = model.history_["epoch"]
+    return int(epochs[model.history_["held_out"].notna()].iloc[-1] if _refitted(model) else epochs.iloc[-1])
+
+
+def _best_epoch(model: Any) -> int:
+    return int(model.history_["epoch"][model.history_["held_out"].idxmin()]) if _refitted(model) else model.kept_epoch_
+
+
+def _refitted(model: Any) -> bool:
+    """Whether a fit to all examples followed the one that was watched."""
+    if "held_out" not in model.history_:
+        return False
+    watched = model.history_["held_out"].notna()
+    return bool(watched.any() and not watched.iloc[-1])
+
+
+def _again(model: Any) -> str:
+    n = model.kept_epoch_ - _last_epoch(model)
+    return f"then once more to all examples in {n} epoch{'' if n == 1 else 's'}"
 
 
 def described(model: Any, stored: dict | None, path: Path) -> str:
@@ -95,7 +114,8 @@ def _ended(model: Any) -> str:
     if not len(model.history_):
         return "in one pass"
     last, why = _last_epoch(model), ENDS.get(model.stopped_, model.stopped_)
-    return f"{last} epoch{'' if last == 1 else 's'} ({why}), the state of epoch {model.kept_epoch_} kept"
+    kept = _again(model) if _refitted(model) else f"the state of epoch {model.kept_epoch_} kept"
+    return f"{last} epoch{'' if last == 1 else 's'} ({why}), {kept}"
 
 
 def _columns(space: Any) -> list[str]:
@@ -121,10 +141,10 @@ def _history(history: Any) -> list[str]:
     if "held_out" not in history or len(history) < 2:
         return []
     step = -(-len(history) // SHOWN_EPOCHS)
-    best = int(history["held_out"].argmin()) if history["held_out"].notna().all() else 0
+    best = int(history["held_out"].argmin()) if history["held_out"].notna().any() else 0
     chosen = history.iloc[sorted({*range(0, len(history), step), best, len(history) - 1})]
     rows = [
-        (str(int(epoch)), f"{loss:.4f}", f"{held_out:.4f}", f"{seconds:.3g}")
+        (str(int(epoch)), f"{loss:.4f}", "" if held_out != held_out else f"{held_out:.4f}", f"{seconds:.3g}")
         for epoch, loss, held_out, seconds in zip(
             *(chosen[c] for c in ("epoch", "loss", "held_out", "seconds")), strict=True
         )
