@@ -10,21 +10,29 @@ from plausible.nn.loops import compiled
 
 @compiled
 def _add_product(out, weight, x):
-    """out += weight x, four rows of x (k, n) at a time."""
-    rows = len(x)
-    for i in range(len(out)):
-        row, w, j = out[i], weight[i], 0
-        while j + 4 <= rows:
-            w0, w1, w2, w3 = w[j], w[j + 1], w[j + 2], w[j + 3]
-            x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
-            for e in range(len(row)):
-                row[e] += w0 * x0[e] + w1 * x1[e] + w2 * x2[e] + w3 * x3[e]
-            j += 4
-        while j < rows:
-            w0, x0 = w[j], x[j]
-            for e in range(len(row)):
-                row[e] += w0 * x0[e]
-            j += 1
+    """out += weight x, four rows of out (m, n) and four of x (k, n) at a time: what is loaded serves four times.
+
+    Rows are not taken out as arrays of their own, which would have to be counted and let go of, in every round.
+    """
+    m, (k, n) = len(out), x.shape
+    m4, k4 = m - m % 4, k - k % 4
+    for i in range(0, m4, 4):
+        for j in range(0, k4, 4):
+            a0, a1, a2, a3 = weight[i, j], weight[i, j + 1], weight[i, j + 2], weight[i, j + 3]
+            b0, b1, b2, b3 = weight[i + 1, j], weight[i + 1, j + 1], weight[i + 1, j + 2], weight[i + 1, j + 3]
+            c0, c1, c2, c3 = weight[i + 2, j], weight[i + 2, j + 1], weight[i + 2, j + 2], weight[i + 2, j + 3]
+            d0, d1, d2, d3 = weight[i + 3, j], weight[i + 3, j + 1], weight[i + 3, j + 2], weight[i + 3, j + 3]
+            for e in range(n):
+                x0, x1, x2, x3 = x[j, e], x[j + 1, e], x[j + 2, e], x[j + 3, e]
+                out[i, e] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+                out[i + 1, e] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+                out[i + 2, e] += c0 * x0 + c1 * x1 + c2 * x2 + c3 * x3
+                out[i + 3, e] += d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
+    for i in range(m):  # what is left over
+        for j in range(k4 if i < m4 else 0, k):
+            w = weight[i, j]
+            for e in range(n):
+                out[i, e] += w * x[j, e]
 
 
 @compiled
