@@ -95,10 +95,12 @@ def mnist(given: argparse.Namespace) -> None:
     settings = {"budget": 60 * given.minutes, "validation_fraction": 2000 / len(train)} | MNIST[name]
     if given.checkpoint is not None:
         settings |= {"checkpoint": given.checkpoint, "resume": True}
+    if name == "MADE":
+        settings["orderings"] = orderings
     model, seconds = fitted(name, train, **settings)
     if given.save:
         model.save(given.save)
-    if orderings > 1:
+    if name == "OrderlessNADE":  # whose training is the same
         model.module_.orderings = orderings
     log_p = model.log_prob(images["test"])
     error = log_p.std() / len(log_p) ** 0.5
@@ -119,7 +121,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="train on the validation images of MNIST too")
     parser.add_argument("--checkpoint", help="of the run on MNIST; it goes on where it was")
     parser.add_argument("--save", help="file for the model of MNIST")
-    parser.add_argument("--orderings", type=int, default=1, help="averaged by OrderlessNADE on MNIST")
+    parser.add_argument("--orderings", type=int, default=1, help="averaged by MADE or OrderlessNADE on MNIST")
     given = parser.parse_args()
     if given.mnist:
         mnist(given)
