@@ -2,7 +2,7 @@
 
     python benchmarks/pixel_cnn.py [--data binary|grey] [--minutes 60] [--checkpoint FILE] [--test 10000]
                                    [--architecture residual] [--channels 16] [--blocks 15] [--batch 64] [--rate 0.002]
-                                   [--decay 0]
+                                   [--decay 0] [--dropout 0]
     python benchmarks/pixel_cnn.py --family pixel_rnn --architecture diagonal --channels 32 --blocks 1
 
 The images of training and validation are taken together, a twentieth of them held out at random: by these alone the
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--decay", type=float, default=0.0, help="of the weights")
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--epochs", type=int, default=1000)
     parser.add_argument("--examples", type=int, help="training images, all by default")
     parser.add_argument("--test", type=int, default=10_000, help="test images")
@@ -69,6 +70,7 @@ def main() -> None:
         architecture=given.architecture,
         channels=given.channels,
         components=given.components,
+        dropout=given.dropout,
         batch_size=given.batch,
         learning_rate=given.rate,
         weight_decay=given.decay,

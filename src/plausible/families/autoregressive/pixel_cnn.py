@@ -7,8 +7,8 @@ blind spot); `_pixels` says how h_yx and the channels already known become the p
 
 Drawing costs the work of one pass over the image: see `nn.causal_steps`.
 
-Expected (benchmarks/pixel_cnn.py): 83.5 nats on fixed binarised MNIST after 100 minutes on one core; 1.14 bits per
-dimension on MNIST with 256 levels after 6. Published: 81.30 nats (van den Oord et al., 2016), 80.10 (gated).
+Expected (benchmarks/pixel_cnn.py): 83.4 nats on fixed binarised MNIST after 73 minutes on one core; 1.01 bits per
+dimension on MNIST with 256 levels after 88. Published: 81.30 nats (van den Oord et al., 2016), 80.10 (gated).
 
 References: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel recurrent neural networks, 2016,
 https://arxiv.org/abs/1601.06759. van den Oord et al., Conditional image generation with PixelCNN decoders, 2016,
