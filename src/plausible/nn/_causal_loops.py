@@ -10,10 +10,7 @@ from plausible.nn.loops import compiled
 
 @compiled
 def _add_product(out, weight, x):
-    """out += weight x, four rows of out (m, n) and four of x (k, n) at a time: what is loaded serves four times.
-
-    Rows are not taken out as arrays of their own, which would have to be counted and let go of, in every round.
-    """
+    """out += weight x, four rows of out (m, n) and four of x (k, n) at a time: what is loaded serves four times."""
     m, (k, n) = len(out), x.shape
     m4, k4 = m - m % 4, k - k % 4
     for i in range(0, m4, 4):
