@@ -39,7 +39,7 @@ SETS = {
 }
 MODELS: dict[str, dict[str, Any]] = {
     "FVSBN": {"orderings": 8, "epochs": 50},
-    "NADE": {"hidden": 200, "epochs": 80, "learning_rate": 1e-2, "orderings": 8, "refit": True},
+    "NADE": {"hidden": 200, "epochs": 80, "learning_rate": 1e-2, "orderings": 8, "patience": None, "refit": True},
     "MADE": {"hidden": (500,), "epochs": 200, "orderings": 8, "dropout": 0.5},
     "OrderlessNADE": {"hidden": (500,), "epochs": 500, "orderings": 16, "dropout": 0.2, "patience": 30},
 }
