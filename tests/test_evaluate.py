@@ -704,6 +704,7 @@ def test_what_would_overdraw_the_budget_is_left_out_and_said(cube, monkeypatch):
     found = compare(cube, [Unit()], budget=1.0, n_samples=60, test_fraction=0.4)
     row = found["Unit"]
     assert row.status == "ok" and row.likelihood is None and row.c2st is None and row.novelty is not None
+    assert row.density
     assert row.notes == [
         f"too slow for the likelihood of {found.data['n_test']} examples inside the budget",
         "too slow for two-sample tests inside the budget: 16 of 60 samples drawn",

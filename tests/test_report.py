@@ -176,6 +176,14 @@ def test_every_row_appears_with_its_reason():
     assert "Kernel density" in text and "needs real columns" in text and "plausible compare digits" in text
 
 
+def test_a_model_with_a_density_that_was_not_scored_is_not_said_to_have_none():
+    made = image_comparison()
+    next(row for row in made["rows"] if row["label"] == "GAN").update(label="Slow", density=True, notes=["too slow"])
+    text = Page(report.render(made)).text
+    assert "Slow was not scored: the notes below say why." in text
+    assert "not scored" in text and "no density" not in text
+
+
 def test_leaderboard_states_kind_and_order():
     html = report.render(image_comparison())
     board = html[html.index("<tbody") : html.index("</tbody>")]

@@ -36,6 +36,7 @@ class Row:
         name: unique in its comparison: the name of the family, numbered where it occurs again.
         label: for people, with the settings that are not the default.
         status: 'ok', 'skipped' (it cannot model these data) or 'failed'; `why` is the sentence.
+        density: whether the model has one; without a likelihood it was not scored, and a note says why.
         likelihood, estimate: of the held-out examples; the estimate is importance-weighted, for models with a bound.
         c2st, mmd, sliced_wasserstein: samples against held-out examples.
         worst, worst_log_prob: the least plausible held-out examples.
@@ -50,6 +51,7 @@ class Row:
     status: str = "ok"
     why: str | None = None
     rank: int | None = None
+    density: bool = False
     likelihood: Likelihood | None = None
     estimate: Likelihood | None = None
     difference: Difference | None = None
@@ -86,6 +88,7 @@ class Row:
                         "marginals", "mean_image", "notes")
         }  # fmt: skip
         return plain | {
+            "density": self.density,
             "likelihood": self.likelihood and self.likelihood.to_json(),
             "estimate": self.estimate and self.estimate.to_json(),
             "difference": self._difference_json(),

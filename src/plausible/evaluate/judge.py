@@ -232,7 +232,8 @@ def _file_size(model: Any) -> int | None:
 
 def _score(row: Row, model: Any, task: Task, purse: Purse) -> None:
     """The likelihood of the held-out examples, and the least plausible of them."""
-    if not hasattr(model, "log_prob"):
+    row.density = hasattr(model, "log_prob")
+    if not row.density:
         return
     began = time.perf_counter()
     values = _in_time(model, task, purse, None)

@@ -25,9 +25,9 @@ from plausible.evaluate import drawing, wording
 
 FORMAT = 1
 PARTS = (
-    *("name", "label", "params", "status", "why", "baseline", "rank", "likelihood", "estimate", "difference", "c2st"),
-    *("mmd", "sliced_wasserstein", "novelty", "seconds_fit", "samples_per_second", "n_parameters", "bytes"),
-    *("history", "kept_epoch", "samples", "marginals", "mean_image", "worst", "notes"),
+    *("name", "label", "params", "status", "why", "baseline", "rank", "density", "likelihood", "estimate"),
+    *("difference", "c2st", "mmd", "sliced_wasserstein", "novelty", "seconds_fit", "samples_per_second"),
+    *("n_parameters", "bytes", "history", "kept_epoch", "samples", "marginals", "mean_image", "worst", "notes"),
 )
 SHOWN_MARGINALS, SHOWN_TABLE_ROWS, SHOWN_STRINGS, SHOWN_WINDOWS, SHOWN_WORST = 24, 6, 8, 12, 12
 MANY_COLUMNS, SHOWN_OF_MANY = 32, 10  # of 64 pixels the ten that differ most say it all

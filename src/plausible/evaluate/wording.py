@@ -298,9 +298,13 @@ def _caveats(comparison: dict, best: dict) -> list[str]:
         value = plus_minus(row["likelihood"]["mean"], row["likelihood"]["stderr"])
         word = "an estimate" if row["likelihood"]["kind"] == "estimate" else "an upper bound"
         said.append(f"{row['label']} shows {value}, which is {word} and not proof of a better model.")
-    mute = [r["label"] for r in comparison["rows"] if r["status"] == "ok" and not r.get("likelihood")]
+    unscored = [r for r in comparison["rows"] if r["status"] == "ok" and not r.get("likelihood")]
+    mute = [r["label"] for r in unscored if not r.get("density")]
+    late = [r["label"] for r in unscored if r.get("density")]
     if mute:
         said.append(f"{listed(mute)} {'have' if len(mute) > 1 else 'has'} no density: only samples can judge.")
+    if late:
+        said.append(f"{listed(late)} {'were' if len(late) > 1 else 'was'} not scored: the notes below say why.")
     return said
 
 
