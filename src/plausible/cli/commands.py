@@ -388,7 +388,9 @@ def score(
     lines = "log_prob\n" + "".join(f"{v!r}\n" for v in found.values.tolist())
     if target is not None:
         write_atomically(target, lines.encode())
-    summary = f"{found}{wording.beside_sound(X, fitted.space_.rate) if fitted.space_.type == 'audio' else ''}"
+    summary = str(found)
+    if fitted.space_.type == "audio":
+        summary += "\n" + wording.beside_sound(X, fitted.space_.rate)
     if per_example:
         sys.stdout.write(lines)
         say(summary)

@@ -157,15 +157,15 @@ def _some(values: Sequence) -> str:
     return ", ".join(str(v) for v in values[:SHOWN_LEVELS]) + more
 
 
-# -------------------------------------------------------------------------------------------------------- families
-
-
 def beside_sound(clips: Any, rate: int) -> str:
     """What others need for the same recordings."""
     from plausible.uses.compress.beside import flac
 
     bits = 8 * len(flac(clips, rate)) / sum(map(len, clips))
-    return f"\nFLAC at its highest setting {bits:.3f} bits per sample, mu-law (with loss) 8, as they are 16"
+    return f"FLAC at its highest setting {bits:.3f} bits per sample, mu-law (with loss) 8, as they are 16"
+
+
+# -------------------------------------------------------------------------------------------------------- families
 
 
 def catalogue() -> str:

@@ -23,8 +23,9 @@ from plausible.space import Space
 
 def ordering(dims: int, s: int) -> list[int]:
     """Return the dimensions in the order of ordering s."""
+    natural = list(range(dims))
     if s < 2:
-        return list(range(dims))[:: -1 if s else 1]
+        return natural[::-1] if s else natural
     return torch.randperm(dims, generator=torch.Generator("cpu").manual_seed(s), device="cpu").tolist()
 
 
