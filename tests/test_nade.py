@@ -18,7 +18,7 @@ from plausible.families.autoregressive import _fused, _shared_hidden
 from plausible.families.autoregressive.nade import _NADE
 from plausible.families.autoregressive.orderless_nade import _OrderlessNADE
 from plausible.heads import N_UNIFORMS
-from plausible.nn.compiled import available, share
+from plausible.nn.compiled import alone, available, parts, share
 from plausible.options import OptionError
 from plausible.space import Column, Space
 from plausible.uses import given
@@ -130,6 +130,44 @@ def test_threads_change_nothing_but_the_order_of_sums(monkeypatch):
     three = torch.autograd.grad(module.log_prob(z).sum(), module.parameters(), allow_unused=True)
     for a, b in zip(one, three, strict=True):
         assert torch.allclose(a, b, atol=1e-10)
+
+
+@needs_numba
+def test_while_the_loops_train_torch_has_one_thread_and_gets_the_others_back(monkeypatch):
+    had, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        original = _fused.compiled.share
+
+        def noted(n, fewest, work):
+            seen.append((torch.get_num_threads(), parts(n, fewest)))
+            return original(n, fewest, work)
+
+        monkeypatch.setattr(_fused.compiled, "share", noted)
+        X = np.random.default_rng(0).integers(0, 2, (200, 3))
+        pl.NADE(hidden=4, epochs=1, batch_size=64, random_state=0).fit(X)
+        assert torch.get_num_threads() == 3
+        assert set(seen) == {(1, 3), (1, 1)}  # of a batch, and of the twenty examples held out
+        with pytest.raises(ZeroDivisionError), alone():
+            1 / 0  # noqa: B018
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(had)
+
+
+def test_of_two_who_are_alone_at_once_the_first_to_leave_takes_nothing_from_the_other():
+    had = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = alone(), alone()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert parts(100, 1) == 3
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(had)
 
 
 @needs_numba

@@ -16,6 +16,7 @@ import plausible as pl
 from plausible.atomic import write_atomically
 from plausible.errors import BudgetWarning, DivergedError, DivergedWarning, InterruptedWarning, ModelFileError
 from plausible.neural import Watch
+from plausible.nn import Dropout
 from plausible.options import OptionError
 from plausible.training import Events, alternate, count, em, minimise, run
 
@@ -318,6 +319,39 @@ def test_writing_atomically_leaves_the_old_file_when_it_fails(tmp_path, monkeypa
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_of_units_that_know_nothing_of_each_other(p, dtype):
+    dropout = Dropout(p)
+    dropout.rng = torch.Generator().manual_seed(0)
+    rows, columns = 20_000, 7  # an odd number: masks made four at a time do not line up with it
+    kept = dropout(torch.ones(rows, columns, dtype=dtype)).double()
+    assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p), dtype=dtype).item()}
+    kept = (kept > 0).double()
+    assert (kept.mean(0) - (1 - p)).abs().max() < 4.5 * (p * (1 - p) / rows) ** 0.5
+    correlation = torch.corrcoef(torch.cat([kept[:-1], kept[1:]], 1).T) - torch.eye(2 * columns, dtype=torch.float64)
+    assert correlation.abs().max() < 4.5 / rows**0.5
+
+
+def test_dropout_is_the_same_of_the_same_generator_and_absent_without_one():
+    dropout, x = Dropout(0.3), torch.randn(5, 3)
+    assert torch.equal(dropout(x), x)
+    dropout.rng = torch.Generator().manual_seed(1)
+    once, other = dropout(x), dropout(x)
+    dropout.rng = torch.Generator().manual_seed(1)
+    assert torch.equal(dropout(x), once)
+    assert not torch.equal(other, once)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+@pytest.mark.parametrize("name", ["dropout", "ema", "validation_fraction"])
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5])
+def test_shares_that_are_none_are_refused(name, share):
+    expected = "must be at least 0" if share < 0 else "must be below 1"
+    with pytest.raises(OptionError, match=f"{name} {expected}"):
+        pl.MADE(**{name: share}).fit(correlated())
 
 
 def test_bfloat16_trains_to_the_same_quality():

@@ -88,6 +88,11 @@ class Module(nn.Module):
         """Whether to evaluate in double precision would take far longer: by default, if it has convolutions."""
         return any(isinstance(m, nn.modules.conv._ConvNd) for m in self.own_modules())
 
+    @property
+    def trains_in_loops(self) -> bool:
+        """Whether most of its training is compiled loops, which want the threads of torch for themselves."""
+        return False
+
     def own_modules(self) -> Iterator[nn.Module]:
         """All modules but those of the encoder, which is evaluated apart."""
         return (m for name, m in self.named_modules() if name.partition(".")[0] != "context_encoder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,6 +15,7 @@ from torch import nn
 
 from plausible.base import Generative, Module
 from plausible.errors import BudgetWarning
+from plausible.nn import compiled
 from plausible.options import OptionError, estimator, option
 from plausible.randomness import RowNoise
 from plausible.training import Batch, Events, History, minimise, run
@@ -36,10 +38,12 @@ class Neural(Generative):
     patience: int | None = option(
         10, "looks at the held-out loss without improvement before stopping", low=1, choices=(None,)
     )
-    validation_fraction: float = option(0.1, "share of the examples held out for early stopping; 0 for none", low=0)
+    validation_fraction: float = option(
+        0.1, "share of the examples held out for early stopping; 0 for none", low=0, below=1
+    )
     refit: bool = option(False, "fit once more, to the held-out examples too, for as many epochs as were best")
     clip_norm: float | None = option(None, "largest norm of the gradient", above=0)
-    ema: float | None = option(None, "decay of the average of the weights that is kept", low=0)
+    ema: float | None = option(None, "decay of the average of the weights that is kept", low=0, below=1)
     weight_decay: float = option(0.0, "of AdamW", low=0)
     budget: float | None = option(None, "seconds after which training stops", above=0)
     device: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda'")
@@ -70,19 +74,20 @@ class Neural(Generative):
         return self._refit(module, train, held_out, rng)
 
     def _run(self, module, train, held_out: Events | None, rng, epochs: int, budget: float | None) -> History:
-        return run(
-            self._step(module),
-            train,
-            epochs=epochs,
-            batch_size=self.batch_size,
-            rng=rng,
-            watch=None if held_out is None else Watch(module, held_out),
-            patience=self.patience,
-            budget=budget,
-            checkpoint=self._checkpoint(train),
-            progress=Progress(type(self).__name__, bar=self.verbose, tensorboard=self.tensorboard),
-            name=type(self).__name__,
-        )
+        with compiled.alone() if module.trains_in_loops else contextlib.nullcontext():
+            return run(
+                self._step(module),
+                train,
+                epochs=epochs,
+                batch_size=self.batch_size,
+                rng=rng,
+                watch=None if held_out is None else Watch(module, held_out),
+                patience=self.patience,
+                budget=budget,
+                checkpoint=self._checkpoint(train),
+                progress=Progress(type(self).__name__, bar=self.verbose, tensorboard=self.tensorboard),
+                name=type(self).__name__,
+            )
 
     def _refit(self, module: Module, train: Events, held_out: Events, rng: torch.Generator) -> History:
         """Find the best epoch; then start again, with all examples, in so many epochs, at the end of which the rate has

@@ -15,13 +15,20 @@ from plausible.errors import PlausibleError
 
 
 def option(
-    default: Any, help: str, *, low: float | None = None, choices: tuple = (), above: float | None = None
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple = (),
 ) -> Any:
-    """A setting with its default, help, and allowed values: `low` <= value, value > `above`, one of `choices`.
+    """A setting with its default, help, and allowed values: `low` <= value, `above` < value < `below`, or a choice.
 
     None is allowed where it is the default or among the choices; each entry of a tuple must satisfy the bounds.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "above": above, "choices": choices})
+    allowed = {"low": low, "above": above, "below": below, "choices": choices}
+    return dataclasses.field(default=default, metadata={"help": help} | allowed)
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(option,))
@@ -60,12 +67,12 @@ class OptionError(PlausibleError, ValueError):
 
 
 def _problem(value: Any, field: dataclasses.Field) -> str | None:
-    low, above, choices = (field.metadata[k] for k in ("low", "above", "choices"))
+    low, above, below, choices = (field.metadata[k] for k in ("low", "above", "below", "choices"))
     if value is None and (field.default is None or None in choices):
         return None
     if choices and isinstance(value, (str, type(None))) and value not in choices:
         return f"must be one of {', '.join(map(repr, choices))}"
-    if low is None and above is None:
+    if low is None and above is None and below is None:
         return None
     for v in value if isinstance(value, (tuple, list)) else (value,):
         if isinstance(v, str) and v in choices:
@@ -76,4 +83,6 @@ def _problem(value: Any, field: dataclasses.Field) -> str | None:
             return f"must be at least {low:g}"
         if above is not None and v <= above:
             return f"must be above {above:g}"
+        if below is not None and v >= below:
+            return f"must be below {below:g}"
     return None

@@ -155,7 +155,7 @@ class GAN(Neural):
     epochs: int = option(400, "passes over the training examples, at most", low=1)
     learning_rate: float = option(1e-3, "of Adam, at the start", above=0)
     patience: int | None = option(40, "looks at the held-out distance without improvement before stopping", low=1)
-    ema: float | None = option(0.995, "decay of the average of the generator's weights that is kept", low=0)
+    ema: float | None = option(0.995, "decay of the average of the generator's weights that is kept", low=0, below=1)
 
     traits = Traits(density=None, context=True)
 

@@ -225,7 +225,7 @@ class MADE(Neural):
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     direct: bool | str = option("auto", "connect inputs to outputs directly", choices=("auto",))
     nonlinearity: str = option("relu", "of the hidden units", choices=("relu", "elu", "gelu", "silu", "tanh"))
-    dropout: float = option(0.0, "share of hidden units dropped while training", low=0)
+    dropout: float = option(0.0, "share of hidden units dropped while training", low=0, below=1)
 
     traits = Traits(
         density="exact",

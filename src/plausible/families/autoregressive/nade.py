@@ -76,6 +76,10 @@ class _NADE(Orderings):
             nn.init.normal_(net.weight, std=0.1 / n_context**0.5)
         self.register_buffer("usual", torch.zeros(space.dims))  # the more frequent value of each bit
 
+    @property
+    def trains_in_loops(self) -> bool:
+        return self.bits and usable(self.W)
+
     def look(self, z, weight=None):
         """Start from the product of the columns; note which value of each bit is the more frequent."""
         z = z.flatten(1)

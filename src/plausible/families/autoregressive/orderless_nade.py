@@ -206,7 +206,7 @@ class OrderlessNADE(Neural):
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace"))
     nonlinearity: str = option("relu", "of the hidden units", choices=("relu", "elu", "gelu", "silu", "tanh"))
-    dropout: float = option(0.0, "share of hidden units dropped while training", low=0)
+    dropout: float = option(0.0, "share of hidden units dropped while training", low=0, below=1)
 
     traits = Traits(
         density="exact",

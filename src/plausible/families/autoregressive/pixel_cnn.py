@@ -65,7 +65,7 @@ class PixelCNN(Neural):
     channels: int = option(32, "of the convolutions", low=1)
     blocks: int = option(4, "layers or blocks that follow the first one", low=0)
     components: int = option(5, "mixture components of real and many-levelled pixels", low=1)
-    dropout: float = option(0.0, "share of hidden units dropped while training", low=0)
+    dropout: float = option(0.0, "share of hidden units dropped while training", low=0, below=1)
 
     traits = Traits(
         density="exact",

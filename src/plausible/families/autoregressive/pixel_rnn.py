@@ -63,7 +63,7 @@ class PixelRNN(Neural):
     channels: int = option(16, "of the states of each layer", low=1)
     layers: int = option(3, "recurrent layers", low=1)
     components: int = option(5, "mixture components of real and many-levelled pixels", low=1)
-    dropout: float = option(0.0, "share of hidden units dropped while training", low=0)
+    dropout: float = option(0.0, "share of hidden units dropped while training", low=0, below=1)
 
     traits = Traits(
         density="exact",

@@ -167,7 +167,7 @@ class RNN(Neural):
     )
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace", "student_t"))
-    dropout: float = option(0.0, "share of the outputs of each layer dropped while training", low=0)
+    dropout: float = option(0.0, "share of the outputs of each layer dropped while training", low=0, below=1)
     epochs: int = option(30, "passes over the training examples, at most", low=1)
     batch_size: int = option(64, "examples per step", low=1)
     learning_rate: float = option(2e-3, "of Adam, at the start", above=0)

@@ -267,7 +267,7 @@ class Transformer(Neural):
     )
     components: int = option(10, "mixture components of real, count and many-levelled columns", low=1)
     reals: str = option("normal", "components of the mixtures of reals", choices=("normal", "laplace", "student_t"))
-    dropout: float = option(0.0, "share of what each layer adds that is dropped while training", low=0)
+    dropout: float = option(0.0, "share of what each layer adds that is dropped while training", low=0, below=1)
     batch_size: int = option(64, "examples per step", low=1)
     warmup: int = option(20, "steps in which the learning rate rises from zero", low=0)
     clip_norm: float | None = option(1.0, "largest norm of the gradient", above=0)

@@ -194,7 +194,7 @@ class WaveNet(Neural):
     direct: int = option(
         32, "steps from which a linear prediction of the next number is made, where the net starts; 0 for none", low=0
     )
-    dropout: float = option(0.0, "share of the outputs of each layer dropped while training", low=0)
+    dropout: float = option(0.0, "share of the outputs of each layer dropped while training", low=0, below=1)
     epochs: int = option(30, "passes over the training examples, at most", low=1)
     batch_size: int = option(16, "examples per step", low=1)
     learning_rate: float = option(2e-3, "of Adam, at the start", above=0)

@@ -226,14 +226,14 @@ class Diffusion(Neural):
     hidden: int = option(128, "width of the residual blocks (tables, series, tiny images)", low=1)
     blocks: int = option(3, "residual blocks (tables, series, tiny images)", low=1)
     channels: int = option(16, "channels of the U-Net at full resolution (images from 5x5)", low=1)
-    dropout: float = option(0.0, "share of hidden units dropped while training", low=0)
+    dropout: float = option(0.0, "share of hidden units dropped while training", low=0, below=1)
     sampler: str = option("ddpm", "how samples are drawn; ddim and heun are deterministic", choices=tuple(SAMPLERS))
     sampling_steps: int = option(100, "steps a sample takes, of the T", low=1)
     epochs: int = option(80, "passes over the training examples, at most", low=1)
     batch_size: int = option(64, "examples per step", low=1)
     learning_rate: float = option(1e-3, "of Adam, at the start", above=0)
     patience: int | None = option(20, "looks at the held-out loss without improvement before stopping", low=1)
-    ema: float | None = option(0.999, "decay of the average of the weights that is kept", low=0)
+    ema: float | None = option(0.999, "decay of the average of the weights that is kept", low=0, below=1)
 
     traits = Traits(density="lower_bound", events=frozenset({"table", "image", "series"}), context=True)
 

@@ -167,7 +167,7 @@ class CouplingFlow(Neural):
     bins: int = option(8, "bins of a spline", low=2)
     bound: float = option(5.0, "B: beyond this many standard deviations a spline is the identity", above=0)
     nonlinearity: str = option("silu", "of the hidden units", choices=("relu", "elu", "gelu", "silu", "tanh"))
-    dropout: float = option(0.1, "share of hidden units dropped while training", low=0)
+    dropout: float = option(0.1, "share of hidden units dropped while training", low=0, below=1)
     batch_size: int = option(256, "examples per step", low=1)
     learning_rate: float = option(2e-3, "of Adam, at the start", above=0)
     patience: int | None = option(20, "looks at the held-out loss without improvement before stopping", low=1)

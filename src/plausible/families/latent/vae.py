@@ -176,7 +176,7 @@ class VAE(Neural):
     beta: float = option(1.0, "weight of the KL term in training; 1 maximises the bound", low=0)
     components: int = option(5, "mixture components of real, count and many-levelled columns", low=1)
     nonlinearity: str = option("silu", "of the hidden units", choices=("relu", "elu", "gelu", "silu", "tanh"))
-    dropout: float = option(0.1, "share of the decoder's hidden units dropped while training", low=0)
+    dropout: float = option(0.1, "share of the decoder's hidden units dropped while training", low=0, below=1)
     learning_rate: float = option(2e-3, "of Adam, at the start", above=0)
     patience: int | None = option(20, "looks at the held-out loss without improvement before stopping", low=1)
 
