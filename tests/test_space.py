@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -416,3 +417,9 @@ def test_an_unseen_integer_level_says_that_counts_have_none():
         rings.encode(pd.Series([3, 2]))
     with pytest.raises(SpaceError, match="fit on data that hold it$"):
         sex.encode(pd.Series(["F", "Q"]))
+
+
+def test_copies_of_what_has_columns_share_them():
+    space = Space((Column("a", "real"), Column("b", "binary", (0, 1))), (2,))
+    assert copy.deepcopy(space) == space
+    assert all(a is b for a, b in zip(copy.deepcopy(space).columns, space.columns, strict=True))

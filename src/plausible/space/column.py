@@ -42,6 +42,10 @@ class Column:
     step: float = 1.0
     coarse: float | None = None
 
+    def __deepcopy__(self, memo: dict) -> Column:
+        """Return itself, of which nothing changes: copies of a model of images would make thousands."""
+        return self
+
     @property
     def discrete(self) -> bool:
         return self.kind != "real"
