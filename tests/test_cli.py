@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 import plausible as pl
@@ -385,6 +386,12 @@ def refused(folder: Path) -> dict[str, tuple[tuple, str]]:
         "no such context": ((*fit, "--context", "z"), "'z'"),
         "no such folder": ((*fit, "-o", folder / "no" / "m.plausible"), "make it first"),
         "model into a folder": ((*fit, "-o", folder), "is a folder"),
+        "model over the data": ((*fit, "-o", rows), "would be lost"),
+        "scores over the data": (("score", model, rows, "-o", rows), "would be lost"),
+        "samples over the model": (("sample", model, "-o", model), "would be lost"),
+        "report into a table": (("compare", rows, "-o", folder / "report.csv"), "ends in .html"),
+        "length of a table": ((*fit, "--length", 3), "leave out --length"),
+        "images that lie in no folders": (("fit", "digits", "-m", TRAINED, "--context", "folder"), "the word folder"),
         "wrong suffix": (("sample", model, "-o", "x.png"), ".parquet"),
         "missing column": (("score", model, folder / "other.csv"), "'x'"),
         "share out of range": (
@@ -484,3 +491,46 @@ def test_in_a_pipe(folder, tmp_path):
 def test_no_traceback():
     done = subprocess.run([sys.executable, "-m", "plausible", "sample", "absent"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr == "plausible: error: there is no file absent\n"
+
+
+def test_images_are_told_apart_by_the_folders_they_lie_in(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, axis in (("rows", 0), ("columns", 1)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(40):
+            image = np.zeros((4, 4), np.uint8)
+            image.swapaxes(0, axis)[rng.integers(4)] = 255
+            Image.fromarray(image).save(tmp_path / "images" / name / f"{i}.png")
+    images, model = tmp_path / "images", tmp_path / "m.plausible"
+    code, _, err = run("fit", images, "-m", "made", "--epochs", 2, "-o", model)
+    assert code == 0
+    assert "--context folder" in err
+    code, _, err = run(
+        "fit", images, "-m", "made", "--epochs", 60, "--learning-rate", 0.01, "--context", "folder", "-o", model
+    )
+    assert code == 0, err
+    assert "--context folder" not in err
+    fitted = pl.load(model)
+    assert fitted.context_space_.columns[0].levels == ("columns", "rows")
+    both = run("score", model, images)[1]
+    assert "80 images" in both
+    one = tmp_path / "new"
+    (one / "rows").mkdir(parents=True)
+    Image.open(images / "rows" / "0.png").save(one / "rows" / "0.png")
+    X = np.asarray(Image.open(one / "rows" / "0.png"))[None]
+    expected = fitted.log_prob(X, context="rows")
+    assert f"{expected[0]:.2f} nats" in run("score", model, one)[1]
+    assert expected > fitted.log_prob(X, context="columns")
+
+
+def test_scores_of_a_conditional_model_of_images_ask_for_the_context(folder):
+    model = folder / "labelled.plausible"
+    assert run("fit", folder / "bits.npz", "-m", "made", "--epochs", 1, "--context", "label", "-o", model)[0] == 0
+    np.save(folder / "bits.npy", np.load(folder / "bits.npz")["images"])
+    code, _, err = run("score", model, folder / "bits.npy")
+    assert code != 0
+    assert "(label)" in err
+    assert "--context FILE" in err
+    with_file = run("score", model, folder / "bits.npy", "--context", folder / "bits.npz")
+    assert with_file[0] == 0, with_file[2]
+    assert with_file[1] == run("score", model, folder / "bits.npz")[1]

@@ -7,10 +7,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 import plausible as pl
 from plausible.errors import CapabilityError, DataError, SpaceError
+from plausible.space import Text
 from plausible.uses.complete import complete, stream
 
 WORDS = ["anna", "hannah", "otto", "bob", "nan", "noon", "hat", "bath"] * 5
@@ -115,6 +117,37 @@ def test_a_conditional_net():
     assert np.mean(["h" in w for w in drawn]) > 0.8
     with pytest.raises(DataError, match="context"):
         complete(model, "", length=6)
+
+
+def test_windows_of_one_character_go_on():
+    model = pl.RNN(hidden=4, epochs=1, random_state=0, space=Text.of("ab", 1, end=False)).fit("ab" * 40)
+    assert len(complete(model, "abab", length=9, random_state=0).text) == 9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", [pl.RNN, pl.Transformer, pl.WaveNet])
+def test_a_model_on_a_gpu_goes_on(family):
+    model = family(epochs=1, random_state=0, device="cuda").fit(RHYME)
+    assert len(complete(model, "the cat", length=20, random_state=0).text) == 20
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"length": None},
+        {"length": 2.5},
+        {"temperature": "1"},
+        {"temperature": 0},
+        {"stop": 3},
+        {"include": [3]},
+        {"stop": ""},
+        {"include": ""},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(windows, settings):
+    with pytest.raises(DataError, match=next(iter(settings))):
+        complete(windows, "the", **settings)
 
 
 def test_what_is_refused(windows, whole):

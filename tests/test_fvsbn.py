@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import warnings
 
 import numpy as np
@@ -248,3 +249,48 @@ def test_a_budget_is_kept_and_said_once():
 def test_a_checkpoint_needs_a_number(tmp_path):
     with pytest.raises(OptionError, match="penalty as a number"):
         pl.FVSBN(checkpoint=str(tmp_path / "c")).fit(chain(100, 3))
+
+
+@pytest.mark.parametrize("when", [1, 3])
+def test_an_interrupt_ends_the_search_for_a_penalty(monkeypatch, when):
+    original, fits = pl.FVSBN._fit_once, []
+
+    def broken_off(self, module, train, held_out, rng, last=True, **changes):
+        history = original(self, module, train, held_out, rng, last, **changes)
+        fits.append(held_out is not None)
+        if len(fits) == when:
+            history.stopped, history.best = "interrupted", math.inf if when > 1 else history.best
+        return history
+
+    monkeypatch.setattr(pl.FVSBN, "_fit_once", broken_off)
+    model = pl.FVSBN(epochs=3, random_state=0).fit(chain(300, 6))
+    assert model.stopped_ == "interrupted"
+    assert fits == [True] * when  # and no fit to all examples
+
+
+def test_a_refit_has_the_penalty_it_says(monkeypatch):
+    found, original = [], _FVSBN.penalise
+
+    def noted(self, penalty, n):
+        original(self, penalty, n)
+        found.append((n, self.per_example * n))
+
+    monkeypatch.setattr(_FVSBN, "penalise", noted)
+    model = pl.FVSBN(penalty=10, refit=True, validation_fraction=0.5, epochs=2, random_state=0).fit(chain(200, 4))
+    assert found[-1] == (200, pytest.approx(10))
+    assert model.penalty_ == 10
+    assert model.module_.per_example == pytest.approx(10 / 200)
+
+
+def test_the_clock_of_a_search_goes_on():
+    model = pl.FVSBN(epochs=2, random_state=0).fit(chain(300, 4))
+    assert model.history_["seconds"].is_monotonic_increasing
+    assert model.history_["epoch"].is_monotonic_increasing
+
+
+def test_what_is_masked_is_no_parameter():
+    columns = [Column("bit", "binary", (0, 1)), Column("real", "real")]
+    for s in (1, 2):
+        module = net(columns, orderings=s)
+        used = sum(int(module.mask[k].sum()) for k in range(s)) + module.bias.numel()
+        assert module.n_parameters == used

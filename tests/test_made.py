@@ -155,6 +155,21 @@ def test_orderings_are_averaged_as_probabilities_of_whole_examples():
     assert torch.allclose(module.log_prob(z).exp(), each.mean(0))
 
 
+@pytest.mark.parametrize("orderings", [1, 3])
+def test_what_is_masked_in_every_ordering_is_no_parameter(orderings):
+    """Those that a gradient reaches in some ordering, where all numbers are what they may be."""
+    module = net([BIT, THREE, REAL], hidden=(5, 4), orderings=orderings).double()
+    reached = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in module.named_parameters()}
+    for s in range(orderings):
+        module.zero_grad()
+        masked = module._masked(s)
+        sum((w * torch.randn_like(w)).sum() for w in masked).backward()
+        for name, p in module.named_parameters():
+            reached[name] |= p.grad is not None and p.grad != 0
+    biases = sum(p.numel() for name, p in module.named_parameters() if name.endswith("bias"))
+    assert module.n_parameters == sum(int(r.sum()) for r in reached.values()) + biases
+
+
 def test_training_takes_one_ordering_at_a_time(draws):
     module = net([BIT] * 5, orderings=3).train()
     z, _ = some(module)

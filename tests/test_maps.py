@@ -226,3 +226,15 @@ def test_a_context_may_lie_in_a_file_of_its_own(table, tmp_path):
     args = [str(tmp_path / a) if "." in a else a for a in args]
     assert CliRunner().invoke(app, args).exit_code == 0
     np.testing.assert_array_equal(np.load(tmp_path / "bits.npy"), maps.surprise(model, X.head(9), context=c.head(9)))
+
+
+def test_a_first_character_may_stand_out_and_no_example_has_no_cell():
+    strings = ["ab", "ba", "aa", "bb"] * 20
+    model = pl.RNN(hidden=4, epochs=1, random_state=0).fit(strings)
+    found = maps.surprising(model, strings[:4], 20)
+    assert set(found.loc[found["cell"] == "character 0", "before"]) == {""}
+    assert list(maps.surprising(model, []).columns) == list(found.columns)
+    assert len(maps.surprising(model, [])) == 0
+    assert maps.conditionals(model, []).mean.shape[0] == 0
+    with pytest.raises(DataError, match="at least 1"):
+        maps.surprising(model, strings[:4], 0)

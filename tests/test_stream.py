@@ -232,3 +232,17 @@ def test_a_recurrent_net_with_heavy_tails_knows_them():
     settings = {"hidden": 8, "components": 1, "epochs": 15, "learning_rate": 0.01, "space": "series", "random_state": 0}
     scores = {reals: pl.RNN(reals=reals, **settings).fit(X[:100]).score(X[100:]) for reals in ("normal", "student_t")}
     assert scores["student_t"] > scores["normal"] + 1
+
+
+def test_windows_of_one_step_go_on():
+    x = np.random.default_rng(0).normal(size=(60, 1, 2))
+    model = pl.Transformer(layers=1, hidden=8, epochs=1, random_state=0, space="series").fit(x)
+    assert [len(b) for b in stream(model, length=5, random_state=0)] == [1] * 5
+
+
+def test_prompts_of_another_kind_are_refused(beating, sounding):
+    for prompt in ("abc", 3, np.zeros((2, 3)), np.zeros(4)):
+        with pytest.raises(SpaceError, match="prompt"):
+            stream(beating, prompt, length=1)
+    with pytest.raises(SpaceError, match="one recording"):
+        stream(sounding, Clips([np.zeros(3, np.int16)] * 2, 8000), length=1)

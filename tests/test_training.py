@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -111,6 +112,72 @@ def test_ema_is_what_is_watched_and_kept():
     assert history.kept_epoch == 20
     assert module.m.item() == pytest.approx(expected, abs=1e-5) == pytest.approx(average[-1], abs=1e-5)
     assert abs(module.m.item() - m[-1]) > 0.01
+
+
+def test_ema_is_what_is_kept_where_nothing_is_held_out():
+    module = Quadratic()
+    step = minimise(module, learning_rate=0.5, ema=0.9)
+    fit(module, epochs=2, step=step)
+    assert module.m.item() == pytest.approx(step.average[0].item())
+    plain = Quadratic()
+    fit(plain, epochs=2, step=minimise(plain, learning_rate=0.5))
+    assert abs(plain.m.item() - module.m.item()) > 1e-3
+
+
+def test_the_forecast_of_a_resumed_fit_is_from_the_steps_it_took():
+    from plausible.training.loop import _Run
+
+    one = _Run(minimise(Quadratic()), events(), 100, 10, torch.Generator(), None, None, 0.0, 2000.0, None, None, "it")
+    one.taken, one.spent_before, one.started = 10, 1000.0, time.perf_counter() - 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one._mind_the_budget(510, 1000)  # ten steps took ten seconds, so that all 1,000 take 1,000
+    assert one._forecast == pytest.approx(1000, rel=0.01)
+
+
+def test_models_built_in_several_threads_are_those_built_in_one():
+    X = correlated()
+
+    def fitted(_=None):
+        return pl.MADE(hidden=(200, 200), epochs=1, random_state=0).fit(X).score(X)
+
+    before = torch.random.get_rng_state()
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(fitted, range(8))) == {fitted()}
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_half_precision_is_for_levels_unless_asked_for(monkeypatch):
+    monkeypatch.setattr("plausible.neural._multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr("plausible.neural._multiply_adds", lambda module: 10**9)
+    settings = {"hidden": (4,), "epochs": 1, "random_state": 0}
+    of_reals = pl.MADE(**settings).fit(correlated(20))
+    of_bits = pl.MADE(**settings).fit((correlated(20) > 0).astype(int))
+    assert not of_reals._bfloat16(of_reals.module_)
+    assert of_bits._bfloat16(of_bits.module_)
+    assert of_reals.set_params(precision="bfloat16")._bfloat16(of_reals.module_)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"hidden": 8}, "must be a tuple such as"),
+        ({"hidden": (8.5,)}, "must be a whole number"),
+        ({"batch_size": 16.5}, "must be a whole number"),
+        ({"orderings": 2.0}, "must be a whole number"),
+        ({"epochs": "many"}, "must be a number"),
+        ({"refit": "no"}, "must be True or False"),
+        ({"learning_rate": None}, "must be a number"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_before_work(option, says):
+    with pytest.raises(OptionError, match=says):
+        pl.MADE(**option).fit(correlated())
+
+
+def test_numbers_of_numpy_are_settings_too():
+    settings = {"epochs": np.int64(1), "learning_rate": np.float32(0.01), "refit": np.bool_(False), "hidden": [4]}
+    pl.MADE(**settings, random_state=0).fit(correlated(50))
 
 
 def test_clipping_bounds_the_gradient():
@@ -302,10 +369,38 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
 
     Checkpoint(path, "other", resume=False, every=0.0).save_if_due(lambda: ({"a": torch.zeros(1)}, {}))
     with pytest.raises(ModelFileError, match="another fit.*remove it"):
-        pl.MADE(hidden=(4,), epochs=2, checkpoint=str(path), resume=True).fit(X)
+        pl.MADE(hidden=(4,), epochs=2, checkpoint=str(path), resume=True, random_state=0).fit(X)
     path.write_bytes(b"nonsense")
-    with pytest.raises(ModelFileError, match="cannot resume"):
-        pl.MADE(hidden=(4,), epochs=2, checkpoint=str(path), resume=True).fit(X)
+    with pytest.raises(ModelFileError, match="cannot be read as a checkpoint"):
+        pl.MADE(hidden=(4,), epochs=2, checkpoint=str(path), resume=True, random_state=0).fit(X)
+    assert path.read_bytes() == b"nonsense"
+
+
+def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path):
+    X, path = correlated(), tmp_path / "weights.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ModelFileError, match="is no checkpoint"):
+        pl.MADE(hidden=(4,), epochs=2, checkpoint=str(path), random_state=0).fit(X)
+    assert path.exists()
+    with pytest.raises(ModelFileError, match="no such folder"):
+        pl.MADE(hidden=(4,), epochs=2, checkpoint=str(tmp_path / "no" / "fit.ckpt"), random_state=0).fit(X)
+
+
+def test_what_could_never_be_resumed_is_refused(tmp_path):
+    X = correlated()
+    with pytest.raises(OptionError, match="without a random_state"):
+        pl.MADE(hidden=(4,), epochs=2, checkpoint=str(tmp_path / "fit.ckpt")).fit(X)
+    with pytest.raises(OptionError, match="needs the path of a checkpoint"):
+        pl.MADE(hidden=(4,), epochs=2, resume=True).fit(X)
+
+
+def test_a_checkpoint_knows_the_weights_of_the_examples():
+    model = pl.MADE(checkpoint="fit.ckpt", random_state=0)
+    x = torch.zeros(3, 1)
+    prints = {model._checkpoint(Events(x, weight=w)).fingerprint for w in (None, torch.ones(3), torch.arange(3.0))}
+    assert len(prints) == 3
 
 
 def test_writing_atomically_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):

@@ -359,3 +359,17 @@ def test_bad_settings_are_refused(settings, says):
 def test_text_has_one_order(strings):
     with pytest.raises(OptionError, match="one order"):
         pl.Transformer(order=(3, 2, 1, 0)).fit(strings)
+
+
+def test_what_ends_early_has_one_order():
+    pieces = [np.zeros((1 + i % 2, 1)) + i % 5 for i in range(40)]
+    with pytest.raises(OptionError, match="ends early"):
+        pl.Transformer(layers=1, hidden=8, epochs=1, order=(1, 0), space="series").fit(pieces)
+
+
+@pytest.mark.parametrize("family", [pl.RNN, pl.WaveNet, pl.Transformer])
+def test_no_series_have_no_log_prob(family):
+    x = np.random.default_rng(0).normal(size=(40, 3, 2))
+    model = family(epochs=1, random_state=0).fit(x)
+    assert model.log_prob(x[:0]).shape == (0,)
+    assert model.log_prob(x[:0], reduce=None).shape == (0, 3, 2)

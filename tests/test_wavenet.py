@@ -181,3 +181,34 @@ def test_drawing_does_the_work_of_one_column_for_each_step(monkeypatch):
     with torch.no_grad():
         module.sample(2, rng=torch.Generator().manual_seed(0))
     assert rows == [2] * (6 * 30)
+
+
+def test_what_is_foreseen_does_not_know_of_half_precision():
+    x = 0.37 * torch.arange(40.0).sin()[None]
+    direct = Direct(4, 1e-3)
+    direct.look(x)
+    exact = direct.foresee(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = direct.foresee(x)
+    assert all(torch.equal(a, b) for a, b in zip(exact, again, strict=True))
+    module = _WaveNet(Space((REAL,) * 40, (40, 1)), "series", 0, 8, 8, 2, 1, 0, 3, 0.0, direct=4)
+    module.look(x)
+    with torch.no_grad():
+        exact = module.log_prob(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            again = module.log_prob(x)
+    assert again.item() == pytest.approx(exact.item(), abs=0.05 * 40)  # nats of 40 steps; 60 where they are not exact
+
+
+def test_direct_connections_count_examples_by_their_weight():
+    x, noise = arch(60, 300), torch.randn(60, 300, generator=torch.Generator().manual_seed(0)).double()
+    alone, weighted, twice = (Direct(4, 1e-3).double() for _ in range(3))
+    alone.look(x)
+    weighted.look(torch.cat([x, noise]), torch.cat([torch.ones(60), torch.zeros(60)]))
+    assert torch.allclose(alone.weights, weighted.weights, atol=1e-12)
+    assert torch.allclose(alone.of_errors, weighted.of_errors, atol=1e-12)
+    half = torch.cat([torch.full((60,), 2.0), torch.ones(60)])
+    weighted.look(torch.cat([x, noise]), half)
+    twice.look(torch.cat([x, x, noise]))
+    assert torch.allclose(twice.weights, weighted.weights, atol=1e-10)
+    assert torch.allclose(twice.usual, weighted.usual, atol=1e-10)

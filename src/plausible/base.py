@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
@@ -36,6 +37,7 @@ from plausible.transforms import Chain, Standardise, Transform
 
 SAMPLERS = {"steps": "sample", "jacobi": "sample_at_once"}  # and the method of the module, which may lack the second
 ROWS_AT_ONCE = 2_000_000  # values of model space evaluated or drawn in one go
+_building = threading.RLock()  # initial weights come from torch's one global generator
 
 
 class capability:
@@ -144,7 +146,10 @@ class Generative(DensityMixin, BaseEstimator):
 
     def _fit_codes(self, x: torch.Tensor, c: torch.Tensor | None, weight: torch.Tensor | None, rng) -> None:
         if len(x) < 2:
-            raise DataError(f"found n_samples={len(x)} while a minimum of 2 is required")
+            raise DataError(
+                f"found n_samples={len(x)} ({self.space_.describe()}) while a minimum of 2 is required; give more, or "
+                "cut them shorter"
+            )
         device = self._device()
         x, c, weight = (None if t is None else t.to(device) for t in (x, c, weight))
         train, held_out = _hold_out(len(x), self._held_out_share(), rng)
@@ -188,7 +193,7 @@ class Generative(DensityMixin, BaseEstimator):
 
     def _seeded_build(self, model_space: Space, seed: int) -> Module:
         """Build the module with initial weights from `seed`; torch's global generator ends as it was."""
-        with torch.random.fork_rng(devices=[]):
+        with _building, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self._build_whole(model_space)
 

@@ -162,6 +162,8 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ModelFileError(f"there is no file {path}") from None
     except IsADirectoryError:
         raise ModelFileError(f"{path} is a folder; expected a model file") from None
+    except ModelFileError:
+        raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as err:
         raise ModelFileError(f"{path} is truncated or not a plausible model ({err}); save or copy it again") from None
     if not isinstance(described, dict) or not isinstance(described.get("format"), int):

@@ -122,4 +122,8 @@ class Module(nn.Module):
 
 
 def _n_free(module: nn.Module | None) -> int:
-    return 0 if module is None else sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Parameters that are learned, without those that a part says a mask makes no use of (``n_masked``)."""
+    if module is None:
+        return 0
+    masked = sum(getattr(part, "n_masked", 0) for part in module.modules())
+    return sum(p.numel() for p in module.parameters() if p.requires_grad) - masked

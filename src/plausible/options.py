@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import re
 from typing import Any, dataclass_transform
+
+import numpy as np
 
 from plausible.errors import PlausibleError
 
@@ -72,13 +75,20 @@ def _problem(value: Any, field: dataclasses.Field) -> str | None:
         return None
     if choices and isinstance(value, (str, type(None))) and value not in choices:
         return f"must be one of {', '.join(map(repr, choices))}"
-    if low is None and above is None and below is None:
+    kinds = set(re.findall(r"\w+", str(field.type)))
+    if "bool" in kinds and "str" not in kinds and not isinstance(value, (bool, np.bool_)):
+        return "must be True or False"
+    if "tuple" in kinds and not isinstance(value, (tuple, list)):
+        return f"must be a tuple such as {field.default or (64, 64)}"
+    if not kinds & {"int", "float"}:
         return None
     for v in value if isinstance(value, (tuple, list)) else (value,):
-        if isinstance(v, str) and v in choices:
+        if isinstance(v, str) and "str" in kinds and (not choices or v in choices):
             continue
         if not isinstance(v, numbers.Real) or v != v:
             return "must be a number"
+        if "float" not in kinds and not isinstance(v, numbers.Integral):
+            return "must be a whole number"
         if low is not None and v < low:
             return f"must be at least {low:g}"
         if above is not None and v <= above:

@@ -14,7 +14,7 @@ READING = "Reading the data"
 ONE, OTHER = registry.names()[:2]  # for examples
 
 DATA_HELP = (
-    "CSV, TSV, JSON lines or text (also as .gz), Parquet, npy, npz, wav, a folder of images or of wav files, or a "
+    "CSV, TSV, JSON lines or text (also as .gz), Parquet, npy, npz, wav, flac, a folder of images or of sounds, or a "
     "bundled data set (digits, diabetes)."
 )
 DataPath = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)]

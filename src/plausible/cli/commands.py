@@ -44,6 +44,7 @@ from plausible.cli.arguments import (
 from plausible.cli.flags import checked, duration, with_settings
 from plausible.cli.inputs import context_given, context_of, kinds_of, read_examples, writable
 from plausible.cli.terminal import INTERRUPTED, Command, Group, Steps, busy, fail, say
+from plausible.errors import PlausibleError
 
 TYPED = "plausible.typed"
 
@@ -165,6 +166,8 @@ def compare(
     drop: Drop = None,
     key: Key = None,
     length: Length = None,
+    vocabulary: Vocabulary = "characters",
+    vocabulary_size: VocabularySize = 512,
     header: Header = None,
     complete: Complete = False,
 ) -> None:
@@ -174,9 +177,11 @@ def compare(
     names = None if models is None else [m.strip() for m in models.split(",") if m.strip()]
     for name in names or ():
         registry.get(name)
-    page = writable(Path(out), folder=True)
+    page = writable(Path(out), data, folder=True)
+    if page.suffix.lower() not in ("", ".html", ".htm"):
+        raise PlausibleError(f"{page}: the report is a page; give a name that ends in .html, or a folder")
     reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
-    reading |= {"header": header, "complete": complete}
+    reading |= {"header": header, "complete": complete, "vocabulary": vocabulary, "vocabulary_size": vocabulary_size}
     read = read_examples(data, context, **reading)
     seconds = budget[0] if isinstance(budget, tuple) else duration(budget)
     with Steps(seconds) as steps:
@@ -238,7 +243,7 @@ def fit(
     shown = {"verbose": True} if any(f == "verbose" for f in cls().get_params(deep=False)) else {}
     estimator = cls(**settings, random_state=seed, **shown)
     check_options(estimator)
-    target = writable(Path(out or f"{Path(data).resolve().name.split('.')[0]}.{model}.plausible"))
+    target = writable(Path(out or f"{Path(data).resolve().name.split('.')[0]}.{model}.plausible"), data)
     reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
     reading |= {"header": header, "complete": complete, "vocabulary": vocabulary, "vocabulary_size": vocabulary_size}
     read = read_examples(data, context, stream, **reading)
@@ -316,7 +321,7 @@ def sample(
         _grow(fitted, length, out, context=context_given(fitted, context), random_state=seed)
         return
     if out is not None:
-        check_form(writable(Path(out), folder=True), fitted.space_)
+        check_form(writable(Path(out), model, folder=True), fitted.space_)
     elif fitted.space_.type == "image":
         as_text(None, fitted.space_)
     given = context_given(fitted, context)
@@ -379,7 +384,7 @@ def score(
     from plausible.evaluate import likelihood
 
     fitted = opened(model)
-    target = None if out is None else writable(Path(out))
+    target = None if out is None else writable(Path(out), model, data)
     with busy(f"reading {data}"):
         X = read_like(data, fitted.space_, key=key)
         given = context_of(fitted, data, context)

@@ -51,10 +51,13 @@ def read_examples(path: str, context: list[str] | None, stream: bool = False, **
 
 def _in_memory(path: str, context: list[str] | None, complete: bool, **reading: Any) -> Examples:
     from plausible.data import read
+    from plausible.data.folders import FOLDER
 
     data, given, its_space = read(path, **reading), None, None
     if complete:
         data = _complete(data, reading["kinds"])
+    if context == [FOLDER]:  # what is not told apart without it
+        data = dataclasses.replace(data, notes=tuple(note for note in data.notes if f"--context {FOLDER}" not in note))
     if context:
         data, given, its_space = _parted(path, data, context)
     return Examples(data.X, data.space, data.name, data.notes, data, given, its_space)
@@ -103,8 +106,16 @@ def kinds_of(pairs: list[str] | None) -> dict[str, str] | None:
     return found or None
 
 
-def writable(path: Path, *, folder: bool = False) -> Path:
-    """Refuse a place that cannot be written to, before the work and not after it; `folder`: it may be one."""
+def writable(path: Path, *read: str | Path, folder: bool = False) -> Path:
+    """Refuse a place that cannot be written to, before the work and not after it.
+
+    Args:
+        path: the place.
+        read: the files that the command reads, which it is not to replace.
+        folder: it may be a folder.
+    """
+    if path.is_file() and any(Path(other).exists() and path.samefile(other) for other in read):
+        raise PlausibleError(f"{path} is read by this very command and would be lost; write to another file")
     if path.is_dir():
         if not folder:
             raise PlausibleError(f"{path} is a folder; give the name of a file in it")
@@ -127,13 +138,19 @@ def _parted(path: str, data: Any, names: list[str]) -> tuple[Any, Any, Any]:
     import pandas as pd
 
     from plausible.data import read
+    from plausible.data.folders import FOLDER
 
     table, arrays = isinstance(data.X, pd.DataFrame), _arrays(path)
+    if names == [FOLDER] and data.space.type == "image" and Path(path).is_dir():
+        return data, _folders(path), None
     own = [str(c) for c in data.X.columns] if table else arrays
     if len(names) == 1 and names[0] not in own and Path(names[0]).exists():
         return data, *_alone(names[0], read(names[0]), len(data))
     if not own:
-        raise DataError("--context needs a column of a table, an array of an .npz file, or a file that holds contexts")
+        raise DataError(
+            "--context needs a column of a table, an array of an .npz file, a file that holds contexts, or, for images "
+            f"in sub-folders, the word {FOLDER}"
+        )
     absent = [n for n in names if n not in own]
     if absent:
         what = "column" if table else "array"
@@ -148,6 +165,18 @@ def _parted(path: str, data: Any, names: list[str]) -> tuple[Any, Any, Any]:
         raise DataError("--context: every column is context; nothing is left to model")
     left, given = (dataclasses.replace(data.space, columns=columns, shape=(len(columns),)) for columns in parts)
     return dataclasses.replace(data, X=data.X.drop(columns=names), space=left), data.X[names], given
+
+
+def _folders(path: str) -> Any:
+    """The sub-folders of the images of a folder, as a column."""
+    import pandas as pd
+
+    from plausible.data.folders import FOLDER, folder_labels
+
+    labels = folder_labels(path)
+    if labels is None:
+        raise DataError(f"--context {FOLDER}: the images of {path} do not all lie in sub-folders of it")
+    return pd.DataFrame({FOLDER: labels})
 
 
 def _alone(name: str, found: Any, n: int) -> tuple[Any, Any]:
@@ -190,6 +219,7 @@ def context_of(model: Any, path: str, names: list[str] | None = None) -> Any:
     """
     import pandas as pd
 
+    from plausible.data.folders import FOLDER
     from plausible.data.like import read_like
 
     space, arrays = model.context_space_, _arrays(path)
@@ -197,11 +227,20 @@ def context_of(model: Any, path: str, names: list[str] | None = None) -> Any:
         if names:
             raise DataError("the model takes no --context; it was fitted without one")
         return None
-    if space.type == "table" and set(space.names) >= set(names or ()):
-        if not arrays:
-            return read_like(path, space)
+    if space.type == "table":
+        given = set(space.names) >= set(names or ())  # in the file of the examples
+        source = path if given or len(names) > 1 else names[0]
+        if list(space.names) == [FOLDER] and Path(source).is_dir():
+            return _folders(source)
+        if given and model.space_.type != "table" and not arrays:
+            raise DataError(
+                f"the model is of p(x | c), where c is {space.describe()} ({listed(space.names)}), which {path} does "
+                "not hold; say where it is: --context FILE"
+            )
+        if not _arrays(source):
+            return read_like(source, space)
         whole = {c.name: dataclasses.replace(space, columns=(c,), shape=(1,)) for c in space.columns}
-        return pd.DataFrame({name: read_like(path, one, key=name).iloc[:, 0] for name, one in whole.items()})
+        return pd.DataFrame({name: read_like(source, one, key=name).iloc[:, 0] for name, one in whole.items()})
     if not names:
         from plausible.data.read import choose_array
 

@@ -1,6 +1,7 @@
 """Reading files into examples with their space, splitting them, streaming large ones; bundled and toy data."""
 
 from plausible.data.bundled import diabetes, digits, mixed_table
+from plausible.data.folders import folder_labels
 from plausible.data.read import Data, fingerprint, read, windows
 from plausible.data.split import row_keys, split, take
 from plausible.data.stream import Stream
@@ -32,6 +33,7 @@ __all__ = [
     "digits",
     "eight_gaussians",
     "fingerprint",
+    "folder_labels",
     "mixed_table",
     "read",
     "row_keys",

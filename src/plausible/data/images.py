@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plausible.data.folders import files_in
 from plausible.errors import ReadError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
@@ -13,9 +14,8 @@ MODES = {"1": "1", "L": "L", "RGB": "RGB", "RGBA": "RGBA", "LA": "RGBA", "PA": "
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images under a folder, at any depth, in alphabetical order; hidden files are passed over."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    """The images under a folder, as `files_in` finds them."""
+    return files_in(folder, SUFFIXES)
 
 
 def read_images(folder: Path) -> np.ndarray:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from plausible.data import images, sounds, tables, texts
+from plausible.data.folders import FOLDER, folder_labels
 from plausible.errors import DataError, ReadError
 from plausible.space import Audio, Clips, Series, Space, Text, infer, infer_text
 
@@ -131,6 +132,8 @@ def read(
             found, more = _shape_frame(found, how, length, drop, dict(kinds or {}))
         else:
             more = ()
+        if length is not None and not isinstance(found, (str, list, _Windows)):
+            raise DataError("a length is that of windows of a series, of sound or of one long text; leave out --length")
         if drop and not isinstance(found, (pd.DataFrame, _Windows)):
             raise DataError("columns can be dropped from a table or a series only")
         space = _space(found, how, kinds, length, vocabulary, vocabulary_size)
@@ -163,7 +166,9 @@ def _load(path: Path, how: str | None, key: str | None, header: bool | None) -> 
             raise DataError(f"a folder is read as images or as sounds; it cannot be read as {how}")
         if how == "audio" or (how is None and not images.image_files(path) and sounds.sound_files(path)):
             return sounds.read_sounds(path), ()
-        return images.read_images(path), ()
+        n = len(set(folder_labels(path) or ()))
+        told = f"the images lie in {n} sub-folders, which are not told apart (to have them told: --context {FOLDER})"
+        return images.read_images(path), (told,) if n > 1 else ()
     if path.stat().st_size == 0:
         raise ReadError("the file is empty; expected at least 2 examples")
     suffix = path.suffix.lower()

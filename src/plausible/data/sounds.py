@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plausible.data.folders import files_in
 from plausible.errors import DataError, ReadError
 from plausible.space import Clips
 
@@ -14,9 +15,8 @@ SUFFIXES = frozenset((".wav", ".flac"))
 
 
 def sound_files(folder: Path) -> list[Path]:
-    """The sounds under a folder, at any depth, in alphabetical order; hidden files are passed over."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    """The sounds under a folder, as `files_in` finds them."""
+    return files_in(folder, SUFFIXES)
 
 
 def read_sounds(path: Path) -> Clips:

@@ -115,7 +115,7 @@ class Likelihood:
         if self.bits_per_byte is not None:
             bits = f"{self.bits_per_dim * math.log(2):.3f} nats or {bits}"
         text = f"{text} = {bits}"
-        if self.bits_per_byte is None or math.isclose(self.bits_per_byte, self.bits_per_dim):
+        if self.bits_per_byte is None or self.dimension == "byte":
             return text
         return f"{text}, {self.bits_per_byte:.3f} per byte"
 

@@ -130,9 +130,6 @@ class CausalNet(nn.Module):
     shape: tuple[int, int]  # height and width
     width: int  # channels it puts out
 
-    def convolutions(self) -> list[CausalConv]:
-        return [m for m in self.modules() if isinstance(m, CausalConv)]
-
 
 class MaskedNet(CausalNet):
     """One stack of masked convolutions, plain or residual (in which the width is twice the channels).

@@ -46,7 +46,7 @@ class Dropout(nn.Module):
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None, generator=self.rng)
         levels = words.view(torch.int16)[: x.numel()].view(x.shape)
-        least = max(round(self.p * 2**16), 1) - 2**15  # of those that are kept
+        least = min(max(round(self.p * 2**16), 1), 2**16 - 1) - 2**15  # of those that are kept
         return levels.clamp_(least - 1, least).sub_(least - 1).to(x.dtype).mul_(1 / (1 - self.p))
 
 

@@ -317,7 +317,7 @@ class Series(Space):
             raise DataError("the series holds infinity; replace it by a number or by NaN for missing")
         if self.columns[0].levels and not np.isin(X[~np.isnan(X)], (0, 1)).all():
             raise SpaceError("the series was fitted on 0 and 1, and holds other values")
-        missing = np.isnan(X).reshape(len(X), -1)
+        missing = np.isnan(X).reshape(len(X), self.dims)
         if self.ragged and (missing[:, :-1] & ~missing[:, 1:]).any():
             raise DataError("a sequence has a missing value (NaN) before its end; only what follows the end may be NaN")
         return torch.from_numpy(np.ascontiguousarray(X))

@@ -23,11 +23,19 @@ class Checkpoint:
         fingerprint: of the data and the settings; a checkpoint of another fit is refused.
         resume: continue from the file if it is there; otherwise start anew and overwrite it.
         every: seconds between two savings; when they happen has no influence on the result.
+
+    Raises:
+        ModelFileError: there is no such folder, or the file is there and no checkpoint.
     """
 
     def __init__(self, path: str | os.PathLike, fingerprint: str, *, resume: bool, every: float = 30.0):
         self.path, self.fingerprint, self.resume, self.every = Path(path), fingerprint, resume, every
         self._last = time.perf_counter()
+        self._own = False  # whether what lies there is of this fit
+        if not self.path.absolute().parent.is_dir():
+            raise ModelFileError(f"cannot write the checkpoint {self.path}: there is no such folder; make it first")
+        if self.path.exists():
+            self._meta()
 
     def save_if_due(self, state: Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]]]) -> None:
         """Save what `state()` returns (tensors, and notes that JSON can hold) if it is time to."""
@@ -35,30 +43,42 @@ class Checkpoint:
             return
         tensors, notes = state()
         write_tensors(self.path, tensors, {"fingerprint": self.fingerprint, "notes": json.dumps(notes)})
-        self._last = time.perf_counter()
+        self._last, self._own = time.perf_counter(), True
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return what was saved, or None where there is nothing to resume."""
         if not self.resume or not self.path.exists():
             return None
-        from safetensors import SafetensorError, safe_open
+        from safetensors.torch import load_file
 
-        try:
-            with safe_open(self.path, "pt") as file:
-                meta = file.metadata()
-                tensors = {k: file.get_tensor(k) for k in file.keys()}
-        except (SafetensorError, OSError) as err:
-            raise ModelFileError(f"cannot resume from {self.path}: {err}; remove the file to start anew") from None
+        meta = self._meta()
         if meta["fingerprint"] != self.fingerprint:
             raise ModelFileError(
                 f"{self.path} is the checkpoint of another fit (other data or settings); remove it to start anew, "
                 "or give this fit another checkpoint path"
             )
-        return tensors, json.loads(meta["notes"])
+        self._own = True
+        return load_file(self.path), json.loads(meta["notes"])
+
+    def _meta(self) -> dict[str, str]:
+        """What the file that is there says of itself."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, "pt") as file:
+                meta = file.metadata() or {}
+        except (SafetensorError, OSError) as err:
+            raise ModelFileError(
+                f"{self.path} is there and cannot be read as a checkpoint ({err}); remove it, or give another path"
+            ) from None
+        if not {"fingerprint", "notes"} <= set(meta):
+            raise ModelFileError(f"{self.path} is there and is no checkpoint; give the checkpoint another path")
+        return meta
 
     def remove(self) -> None:
         """The fit has ended: nothing is left to resume."""
-        self.path.unlink(missing_ok=True)
+        if self._own:
+            self.path.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -113,8 +113,7 @@ class _Run:
         except KeyboardInterrupt:
             self._interrupted()
         self.history.seconds = self._elapsed()
-        if self.best_state is not None:
-            self._module().load_state_dict(self.best_state)
+        self._settle()
         if self.progress:
             self.progress.close()
         if self.checkpoint is not None:
@@ -169,12 +168,20 @@ class _Run:
 
     def _mind_the_budget(self, done: int, total: int) -> None:
         elapsed = self._elapsed()
+        here = elapsed - self.spent_before
         if elapsed >= self.budget:
             self.history.stopped = "budget"
+            if done < total and not self.tolerance and not hasattr(self, "_forecast"):  # too early to be foretold
+                warnings.warn(
+                    f"the budget of {_duration(self.budget)} ended training {self.name} in epoch {self.epoch + 1} of "
+                    f"{self.epochs}",
+                    BudgetWarning,
+                    stacklevel=2,
+                )
         elif self.tolerance:
             return  # it ends when it has converged, which nobody can foretell
-        elif self.taken > 3 and not hasattr(self, "_forecast") and elapsed > min(FORECAST_AFTER, self.budget / 10):
-            self._forecast = elapsed / self.taken * total
+        elif self.taken > 3 and not hasattr(self, "_forecast") and here > min(FORECAST_AFTER, self.budget / 10):
+            self._forecast = here / self.taken * total
             if self._forecast > 1.2 * self.budget:
                 epochs = max(int(self.epochs * self.budget / self._forecast), 1)
                 warnings.warn(
@@ -217,7 +224,18 @@ class _Run:
     def _keep(self, held_out: float) -> None:
         self.history.best, self.history.kept_epoch, self.looks_without_gain = held_out, self.epoch, 0
         with self._averaged():
-            self.best_state = {k: v.detach().clone() for k, v in self._module().state_dict().items()}
+            self.best_state = self._copied()
+
+    def _settle(self) -> None:
+        """Leave the best state in the module; where nothing was held out to find one, the last, or the average."""
+        if self.best_state is None and hasattr(self.step, "averaged"):
+            with self._averaged():
+                self.best_state = self._copied()
+        if self.best_state is not None:
+            self._module().load_state_dict(self.best_state)
+
+    def _copied(self) -> dict[str, torch.Tensor]:
+        return {k: v.detach().clone() for k, v in self._module().state_dict().items()}
 
     def _diverged(self, value: float) -> None:
         remedy = "try a smaller learning_rate or a clip_norm, and look for extreme values in the data"

@@ -137,4 +137,4 @@ class Chain(nn.Module):
 
 def sum_over(term: torch.Tensor) -> torch.Tensor:
     """Sum a term per dimension over each example, leaving out missing cells: (n, \\*shape) -> (n,)."""
-    return term.reshape(len(term), -1).nansum(1)
+    return term.flatten(1).nansum(1)

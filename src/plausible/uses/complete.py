@@ -21,6 +21,7 @@ the space, which belongs to the next one.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,8 +90,15 @@ def complete(
         SpaceError: the prompt or a word holds a character that was not seen when fitting.
         DataError: the words do not fit into `length`, or a setting is out of range.
     """
-    include = [include] if isinstance(include, str) else list(include)
+    if length is None:
+        raise DataError("length must be a whole number of at least 1, got None; `complete.stream` goes on for ever")
     style = _Style(model, length, temperature, top_k, random_state)
+    include = [include] if isinstance(include, str) else list(include)
+    for what, texts in (("a word to include", include), ("stop", [] if stop is None else [stop])):
+        if not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{what} must be a string, got {next(t for t in texts if not isinstance(t, str))!r}")
+        if not all(texts):
+            raise DataError(f"{what} must not be empty; leave it out")
     vocabulary = model.space_.vocabulary
     so_far = _Pen(model, context)
     so_far.read(prompt)
@@ -142,6 +150,11 @@ def stream(
     yield from (piece for _, piece in style.write(pen, length, stop=stop) if piece)
 
 
+def seen_again(length: int) -> int:
+    """With how much of a full window the next one begins; there is room for one more step."""
+    return min(max(int(SEEN_AGAIN * length), 1), length - 1)
+
+
 class _Pen:
     """A place in a text: what is known of it, and what the model says comes next."""
 
@@ -165,7 +178,7 @@ class _Pen:
         if not codes:
             return self.params[:0]
         self.at += len(codes)
-        values = torch.tensor([codes], dtype=self.params.dtype)
+        values = torch.tensor([codes], dtype=self.params.dtype, device=self.params.device)
         with torch.no_grad():
             if hasattr(self.module, "prime"):  # which reads all of them in one pass
                 after = self.module.prime(self.state, values)
@@ -181,15 +194,15 @@ class _Pen:
         return self.at >= self.space.length and not self.endless
 
     def log_p(self) -> torch.Tensor:
-        """Return the log probabilities (K,) of what comes next."""
+        """Return the log probabilities (K,) of what comes next, on the CPU."""
         if self.full:
             if self.space.end:
                 raise DataError(
                     f"the model was fitted on strings of at most {self.space.length} {self.space.unit}s and cannot "
                     "continue beyond; ask for fewer, or fit on longer strings"
                 )
-            self._begin(self.known[len(self.known) - max(int(SEEN_AGAIN * self.space.length), 1) :])
-        return self.params[0].double().log_softmax(0)
+            self._begin(self.known[len(self.known) - seen_again(self.space.length) :])
+        return self.params[0].double().cpu().log_softmax(0)
 
     def read(self, prompt: str) -> None:
         """Take in what comes before."""
@@ -230,11 +243,11 @@ class _Style:
                 else (f"was fitted on {model.space_.describe()}, not on text")
             )
             raise CapabilityError(f"this {type(model).__name__} {what}; fit one of {', '.join(able)} on text")
-        for name, value, least in (("length", length, 1), ("top_k", top_k, 1)):
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if not temperature > 0:
-            raise DataError(f"temperature must be above 0, got {temperature!r}; 1 is the model itself")
+        for name, value in (("length", length), ("top_k", top_k)):
+            if value is not None and (not isinstance(value, numbers.Integral) or value < 1):
+                raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(temperature, numbers.Real) or not temperature > 0:
+            raise DataError(f"temperature must be a number above 0, got {temperature!r}; 1 is the model itself")
         self.vocabulary, self.ends = model.space_.vocabulary, model.space_.end
         self.end = len(self.vocabulary.levels)
         letters = [k for k, c in enumerate(self.vocabulary.starts) if c.isalnum() or c == "\ufffd"]

@@ -26,7 +26,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from plausible.base import ROWS_AT_ONCE
-from plausible.errors import PlausibleWarning
+from plausible.errors import DataError, PlausibleWarning
 from plausible.heads import N_UNIFORMS, Head
 from plausible.space import Column
 from plausible.space.column import plain
@@ -99,6 +99,8 @@ def conditionals(model: Any, X: Any, *, context: Any = None) -> Conditionals:
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             parts.append(_expected(model, module, x[part], None if c is None else c[part]))
+    if not parts:
+        return Conditionals(bits, bits, bits, bits)
     mean, entropy, likeliest = (model.space_.lay_out(np.concatenate(found)) for found in zip(*parts, strict=True))
     missing = np.isnan(bits) if unheard is None else np.isnan(bits) | unheard.after
     return Conditionals(bits, *(np.where(missing, np.nan, found) for found in (mean, entropy, likeliest)))
@@ -109,7 +111,10 @@ def surprising(model: Any, X: Any, n: int = 20, *, context: Any = None) -> Any:
 
     Args:
         model, X, context: as for `surprise`.
-        n: how many.
+        n: how many, at least 1.
+
+    Raises:
+        DataError: n is less.
 
     Returns:
         A ``pandas.DataFrame``: the number of the example (of one long text, of the window it is cut into), the cell
@@ -118,11 +123,13 @@ def surprising(model: Any, X: Any, n: int = 20, *, context: Any = None) -> Any:
     """
     import pandas as pd
 
+    if n < 1:
+        raise DataError(f"n, the number of cells to return, must be at least 1; got {n!r}")
     space, found = model.space_, conditionals(model, X, context=context)
     known, unheard = tamed(space, X)
-    codes = space.lay_out(space.encode(known).double().flatten(1).cpu().numpy()).reshape(len(found.surprise), -1)
+    codes = space.lay_out(space.encode(known).double().flatten(1).cpu().numpy()).reshape(-1, space.dims)
     columns = space.lay_out(np.arange(space.dims)[None])[0].flatten()
-    flat = {name: part.reshape(len(codes), -1) for name, part in vars(found).items()}
+    flat = {name: part.reshape(codes.shape) for name, part in vars(found).items()}
     excess = flat["surprise"] - flat["entropy"]
     order = np.argsort(-np.nan_to_num(excess, nan=-np.inf), axis=None, kind="stable")
     chosen = [divmod(int(k), codes.shape[1]) for k in order[: min(n, int((~np.isnan(excess)).sum()))]]
@@ -132,12 +139,14 @@ def surprising(model: Any, X: Any, n: int = 20, *, context: Any = None) -> Any:
         column = space.columns[d]
         row = {"example": i, "cell": cell_name(space, d)}
         if space.type == "text":
-            row["before"] = space.decode(torch.from_numpy(codes[i : i + 1, max(0, k - BEFORE) : k]))[0]
+            before = torch.from_numpy(codes[i : i + 1, max(0, k - BEFORE) : k])
+            row["before"] = space.decode(before)[0] if k else ""
         row["value"], row["expected"] = (_value(column, v) for v in (codes[i, k], flat["likeliest"][i, k]))
         if unheard is not None and unheard.where[i, d]:
             row["value"] = unheard.values[column.name][i]
         rows.append({**row, "bits": flat["surprise"][i, k], "usual": flat["entropy"][i, k]})
-    return pd.DataFrame(rows).astype({"value": object, "expected": object})
+    names = ["example", "cell", *(["before"] if space.type == "text" else []), "value", "expected", "bits", "usual"]
+    return pd.DataFrame(rows, columns=names).astype({"value": object, "expected": object})
 
 
 def write(model: Any, X: Any, path: str | Path, *, context: Any = None) -> Path:

@@ -13,7 +13,8 @@ another), from that; else a new window begins with the last half of the one befo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import numbers
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,11 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from plausible import registry
-from plausible.errors import CapabilityError, DataError
+from plausible.errors import CapabilityError, DataError, SpaceError
 from plausible.randomness import generator, uniform
 from plausible.uses import complete
 
 BLOCK = 256  # steps
-SEEN_AGAIN = complete.SEEN_AGAIN  # share of a full window that the next one begins with
 
 
 def stream(
@@ -60,7 +60,7 @@ def stream(
     if model.space_.type == "text":
         return complete.stream(model, prompt or "", length=length, context=context, random_state=random_state)
     for name, value in (("block", block), ("length", 1 if length is None else length)):
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, numbers.Integral) or value < 1:
             raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
     pen = _Pen(model, context, generator(random_state, model._device()))
     pen.read(_steps(model.space_, prompt))
@@ -130,7 +130,7 @@ class _Pen:
 
     def read(self, x: torch.Tensor) -> None:
         """Take in what comes before: codes (m, C), of which a module that is not endless sees the last."""
-        room = self.T if len(x) <= self.T else max(int(SEEN_AGAIN * self.T), 1)
+        room = self.T if len(x) <= self.T else complete.seen_again(self.T)
         x = x.to(self.known)
         self._take(x if self.endless else x[len(x) - min(room, len(x)) :])
         self.known = x[-self.T :]
@@ -138,7 +138,7 @@ class _Pen:
     def write(self, m: int) -> torch.Tensor:
         """Draw up to m of the next steps; return their codes."""
         if self.at >= self.T and not self.endless:
-            self._begin(self.known[len(self.known) - max(int(SEEN_AGAIN * self.T), 1) :])
+            self._begin(self.known[len(self.known) - complete.seen_again(self.T) :])
         m = min(m, self.T if self.endless else self.T - self.at)
         u = uniform(self.rng, (m * self.C, 1, 1, 2), self.params)
         z = torch.empty(m * self.C, dtype=self.params.dtype, device=self.params.device)
@@ -179,15 +179,19 @@ def _require_steps(model: Any) -> None:
 def _steps(space: Any, prompt: Any) -> torch.Tensor:
     """What comes before as codes (m, C)."""
     channels = space.dims // space.shape[0]
+    if prompt is not None and (isinstance(prompt, str) or not isinstance(prompt, Sequence | np.ndarray)):
+        raise SpaceError(f"expected a prompt of {space.describe()}, got {type(prompt).__name__}")
     if prompt is None or len(prompt) == 0:
         return torch.empty(0, channels)
     if space.type == "audio":
         clips = [prompt] if np.ndim(prompt[0]) == 0 else prompt
+        if len(clips) > 1:
+            raise SpaceError(f"expected a prompt of one recording, got {len(clips)}")
         codes = space.encode(clips).flatten()
         return codes[~codes.isnan()][:, None]
     values = np.asarray(prompt, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != channels or not np.isfinite(values).all():
-        raise DataError(f"expected a prompt of shape (steps, {channels}) without missing values, got {values.shape}")
+        raise SpaceError(f"expected a prompt of shape (steps, {channels}) without missing values, got {values.shape}")
     parts = [values[i : i + space.shape[0]] for i in range(0, len(values), space.shape[0])]
     padded = [np.pad(p, ((0, space.shape[0] - len(p)), (0, 0)), constant_values=np.nan) for p in parts]
     return torch.cat([space.encode(p[None])[0][: len(q)] for p, q in zip(padded, parts, strict=True)])

@@ -85,7 +85,7 @@ def anomalies(
 
     check_alpha(alpha)
     model, data = parted(files)
-    target = None if out is None else writable(Path(out))
+    target = None if out is None else writable(Path(out), *files)
     if model is None:
         if calibration or background:
             raise PlausibleError("--calibration and --background need a MODEL: plausible anomalies MODEL DATA")

@@ -70,7 +70,7 @@ def augment(
     from plausible.uses.augment import augment as augmented
 
     fitted = opened(model)
-    place = _place(out, fitted)
+    place = _place(out, fitted, model, data)
     with busy(f"reading {data}"):
         X, y, space, after = _labelled(fitted, data, label, key)
     settings = {"n": n, "target": target, "check": check, "scoring": scoring, "repeats": repeats, "random_state": seed}
@@ -113,7 +113,7 @@ def balance(
     from plausible.uses.debias import debias
 
     fitted = opened(model)
-    place = _place(out, fitted)
+    place = _place(out, fitted, model, data)
     who = _group(fitted, group, where)
     if (who is None) != (target is None):
         raise DataError("a group and its --target go together: --group COLUMN=VALUE --target SHARE")
@@ -174,11 +174,11 @@ def _labelled(model: Any, data: str, label: str, key: str | None) -> tuple[Any, 
     return X[:, others], X[:, place], left, place
 
 
-def _place(out: str | None, model: Any) -> Path | None:
-    """Where to write, refused before the work where it cannot be."""
+def _place(out: str | None, model: Any, *read: str) -> Path | None:
+    """Where to write, refused before the work where it cannot be; the files `read` are not written over."""
     if out is None:
         return None
-    path, table = writable(Path(out)), model.space_.type in ("table", "text")
+    path, table = writable(Path(out), *read), model.space_.type in ("table", "text")
     forms = (".csv", ".tsv", ".parquet", ".jsonl") if table else (".npz",)
     if path.suffix not in forms:
         raise DataError(f"{model.space_.type}s with their labels are written to {', '.join(forms)}; got {path.name!r}")

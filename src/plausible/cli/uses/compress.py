@@ -57,7 +57,7 @@ def compress(
 
     if out is None and not benchmark:
         raise DataError("say where to: -o FILE; or --benchmark for the sizes alone")
-    place = None if out is None else writable(Path(out))
+    place = None if out is None else writable(Path(out), model, data)
     fitted = opened(model)
     with busy(f"reading {data}"):
         form = _form(data, fitted)
@@ -92,7 +92,7 @@ def decompress(
     fitted = opened(model)
     space, source = fitted.space_, Path(data)
     if out is not None:
-        _check_form(writable(Path(out), folder=True), space)
+        _check_form(writable(Path(out), model, data, folder=True), space)
     elif space.type in ("image", "audio"):
         as_text(None, space)  # which says where else to
     if not source.is_file():

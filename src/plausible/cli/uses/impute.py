@@ -111,6 +111,8 @@ def impute(
         )
     own = {"mask": mask, "blank": blank, "context": context, "method": None if method == "exact" else method}
     _refuse(own, "needs a MODEL: plausible impute MODEL DATA")
+    if out is not None:
+        writable(Path(out), data, folder=True)
     reading = {"how": None, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": None, "header": header}
     read = read_examples(data, None, complete=False, **reading)
     _learned(read, family, settings or [], fits, level, out, how, draws, seed)
@@ -180,7 +182,7 @@ def _by_model(model, data, out, how, draws, mask, blank, method, unseen, seed, c
     fitted = opened(model)
     space = fitted.space_
     if out is not None:
-        check_form(writable(Path(out), folder=True), space)
+        check_form(writable(Path(out), model, data, folder=True), space)
     elif space.type == "image":
         as_text(None, space)
     with busy(f"reading {data}"):

@@ -53,7 +53,7 @@ def novelty(
 
     fitted = opened(model)
     if out is not None:
-        check_form(writable(Path(out)), fitted.space_)
+        check_form(writable(Path(out), model, train, held_out), fitted.space_)
     with busy("reading"):
         X, new = (read_like(path, fitted.space_, key=key) for path in (train, held_out))
         c = context_of(fitted, held_out, context)

@@ -49,7 +49,7 @@ def surprise(
 
     fitted = opened(model)
     if out is not None:
-        _map_files.check_form(writable(Path(out)), fitted.space_)
+        _map_files.check_form(writable(Path(out), model, data), fitted.space_)
     with busy(f"reading {data}"):
         X = read_like(data, fitted.space_, key=key)
         given = context_of(fitted, data, context)

@@ -64,9 +64,10 @@ class Direct(nn.Module):
         A missing value counts as zero, and as foreseen.
         """
         known, x = ~x.isnan(), torch.nan_to_num(x)
-        mean = self._lagged(x, self.weights, torch.zeros_like(self.usual)) + self.constant
-        error = (x - mean) * known
-        scale = self._lagged(error.abs(), self.of_errors, self.usual) + self.least
+        with torch.autocast(x.device.type, enabled=False):  # half precision has eight bits, sound has sixteen
+            mean = self._lagged(x, self.weights, torch.zeros_like(self.usual)) + self.constant
+            error = (x - mean) * known
+            scale = self._lagged(error.abs(), self.of_errors, self.usual) + self.least
         error, last = (F.pad(v[:, :-1], (1, 0)) for v in (error / scale, x))
         return mean, scale, self._shown(error, last, scale)
 
@@ -105,24 +106,29 @@ class Direct(nn.Module):
     # --------------------------------------------------------------------------------------------------- learning
 
     @torch.no_grad()
-    def look(self, x: torch.Tensor) -> None:
-        """Fit a and w to some of the examples x (n, T)."""
+    def look(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Fit a and w to some of the examples x (n, T), which count by their weight (n,)."""
         from scipy.optimize import nnls
 
-        x = x[:: max(1, -(-x.numel() // LOOKED)), :LOOKED].double()
+        weight = torch.ones_like(x[:, 0]) if weight is None else weight.to(x)
+        x, weight = x[weight > 0], weight[weight > 0]
+        some = slice(None, None, max(1, -(-x.numel() // LOOKED)))
+        x, weight = x[some, :LOOKED].double(), weight[some].double()
         known = ~x.isnan()
         if known.sum() <= 2 * self.lags:
             return  # too few to tell: nothing is foreseen
         found = Direct(self.lags, self.floor).to(x)
         lagged = found._windows(torch.nan_to_num(x), found.constant)[known]  # (m, L)
+        share = (weight / weight.mean())[:, None].expand_as(x)[known]
         ones, scale = torch.ones_like(lagged[:, :1]), x.new_ones(len(lagged))
         for _ in range(ROUNDS):
-            root, aim = _triangle(torch.cat([lagged, ones], 1), x[known], scale)
+            counts = share / scale.square()
+            root, aim = _triangle(torch.cat([lagged, ones], 1), x[known], counts)
             solved = torch.linalg.solve_triangular(root, aim[:, None], upper=True)[:, 0]
             found.weights, found.constant = solved[:-1], solved[-1]
             error = torch.nan_to_num(x - found.foresee(x)[0]).abs()
-            found.usual = error[known].mean()
-            root, aim = _triangle(torch.cat([found._windows(error, found.usual)[known], ones], 1), error[known], scale)
+            found.usual = (error[known] * share).sum() / share.sum()
+            root, aim = _triangle(torch.cat([found._windows(error, found.usual)[known], ones], 1), error[known], counts)
             solved = torch.from_numpy(nnls(root.cpu().numpy(), aim.cpu().numpy())[0]).to(x)
             found.of_errors, found.least = solved[:-1], solved[-1].clamp_min(self.floor)
             scale = found.foresee(x)[1][known]
@@ -131,9 +137,9 @@ class Direct(nn.Module):
             learned.copy_(getattr(found, name))
 
 
-def _triangle(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return R (f, f) and r (f,): |R b - r|^2 is sum ((x b - y) / scale)^2 less what b does not change; x (m, f)."""
-    weighted = x / scale.square()[:, None]
+def _triangle(x: torch.Tensor, y: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return R (f, f) and r (f,): |R b - r|^2 is sum counts (x b - y)^2 less what b does not change; x (m, f)."""
+    weighted = x * counts[:, None]
     gram = x.T @ weighted
     gram += torch.diag(gram.diagonal() * RIDGE + torch.finfo(x.dtype).tiny)
     root = torch.linalg.cholesky(gram)

@@ -82,11 +82,9 @@ class Pixels(Stepwise):
     # ------------------------------------------------------------------------------------------- size and precision
 
     @property
-    def n_parameters(self) -> int:
-        masked = sum(conv.n_masked for conv in self.net.convolutions())
-        if self.parts > 1:
-            masked += int((self.mask_in == 0).sum()) + int((self.mask_out == 0).sum())
-        return super().n_parameters - masked
+    def n_masked(self) -> int:
+        """Weights of the small nets that are multiplied by zero; the convolutions count their own."""
+        return int((self.mask_in == 0).sum()) + int((self.mask_out == 0).sum()) if self.parts > 1 else 0
 
     @property
     def multiply_adds(self) -> int:

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from plausible.families._stepwise import Stepwise
 from plausible.families.autoregressive._direct import SHOWN, Before, Direct
+from plausible.families.autoregressive._shared_hidden import of_dimension
 from plausible.families.autoregressive.made import _MADE
 from plausible.heads import SMALLEST_SCALE, Categorical, Heads, Mixture
 from plausible.space import Column, Space
@@ -110,11 +111,11 @@ class Steps(nn.Module):
     def _own_places(self) -> dict[str, torch.Tensor]:
         """Where features and parameters of each column lie among all, and the way back."""
         heads = self._on_cpu(self.heads)
-        params_at = _of_dimension(heads.owner, self.dims)
+        params_at = of_dimension(heads.owner, self.dims)
         own = (params_at.flatten() < heads.size).nonzero()[:, 0]
         back = torch.empty(heads.size, dtype=torch.long)
         back[params_at.flatten()[own]] = own
-        return {"features_at": _of_dimension(heads.source, self.dims), "params_at": params_at, "back": back}
+        return {"features_at": of_dimension(heads.source, self.dims), "params_at": params_at, "back": back}
 
     def _places(self) -> dict[str, torch.Tensor]:
         """The dimensions step by step; where in the parameters of the steps, one after the other, those of all lie."""
@@ -131,10 +132,10 @@ class Steps(nn.Module):
         """The like of `heads` that has memory, inside `torch.device("cpu")`."""
         return Heads(Space(heads.columns, (heads.dims,)), heads.components, heads.reals)
 
-    def look(self, z: torch.Tensor) -> None:
-        """Start from the frequencies of the dimensions: z (n, D)."""
+    def look(self, z: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Start from the frequencies of the dimensions: z (n, D), weight (n,)."""
         if self.direct is not None:
-            self.direct.look(self._numbers(z))
+            self.direct.look(self._numbers(z), weight)
         if self.inner is not None:
             self.inner.look(self.in_order(z).reshape(-1, self.C))
             return
@@ -145,6 +146,10 @@ class Steps(nn.Module):
         """(n, D) with the dimensions of each step side by side."""
         return z if self.natural else z[:, self.at]
 
+    def _steps_of(self, z: torch.Tensor) -> int:
+        """The number of steps of examples (n, D), which may be none."""
+        return z.shape[1] // self.C
+
     # ------------------------------------------------------------------------------------------------- all at once
 
     def embed(self, z: torch.Tensor) -> torch.Tensor:
@@ -154,7 +159,8 @@ class Steps(nn.Module):
             return torch.einsum("ndf,dfe->nde", x, F.pad(self.W, (0, 0, 0, 1))[self.features_at])
         if self.codes:
             return F.embedding(torch.nan_to_num(z).long(), self.W) * (~z.isnan())[..., None]
-        return (self.head.features(self.in_order(z).reshape(-1, self.C)) @ self.W).unflatten(0, (len(z), -1))
+        e = self.head.features(self.in_order(z).reshape(-1, self.C)) @ self.W
+        return e.unflatten(0, (len(z), self._steps_of(z)))
 
     def before(self, z: torch.Tensor) -> torch.Tensor:
         """Return what a net is shown when asked for each step, the one before it: (n, D) -> (n, T, E)."""
@@ -167,7 +173,8 @@ class Steps(nn.Module):
     def read(self, h: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Return the parameters of all conditionals from the net's outputs: (n, T, H), (n, D) -> (n, P)."""
         if not self.own:
-            params = self._of_steps(z, self.in_order(z).reshape(-1, self.C), h).reshape(len(z), -1)
+            params = self._of_steps(z, self.in_order(z).reshape(-1, self.C), h)
+            params = params.unflatten(0, (len(z), self._steps_of(z))).flatten(1)
             return params if self.C == 1 else params[:, self.back]
         V, b = F.pad(self.V, (0, 0, 0, 1))[self.params_at], F.pad(self.b, (0, 1))[self.params_at]
         return (torch.einsum("ndh,dph->ndp", h, V) + b).flatten(1)[:, self.back]
@@ -187,6 +194,7 @@ class Steps(nn.Module):
 
     def _moved(self, params: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """The laws (m, P) of (x - mean) / scale, both (m,), as laws of x."""
+        params = params.to(mean.dtype)  # out of half precision, in which the sum would be
         return self.head.heads[0].moved(params[:, None], mean[:, None], scale.log()[:, None])[:, 0]
 
     def observed(self, z: torch.Tensor) -> torch.Tensor:
@@ -201,7 +209,7 @@ class Steps(nn.Module):
         if self.own:
             return self.heads.log_prob(self.read(h, z), z)
         inside = self.in_order(z).reshape(-1, self.C)
-        terms = self.head.log_prob(self._of_steps(z, inside, h), inside).reshape(len(z), -1)
+        terms = self.head.log_prob(self._of_steps(z, inside, h), inside).reshape(z.shape)
         return terms if self.natural else terms[:, self.at.argsort()]
 
     def log_prob_each(self, outputs: Callable, z: torch.Tensor, c: torch.Tensor | None, memory: int) -> torch.Tensor:
@@ -286,15 +294,6 @@ def _least_scale(column: Column) -> float:
     return SMALLEST_SCALE if column.kind == "real" else column.step / max(column.n_levels - 1, 2)
 
 
-def _of_dimension(owner: torch.Tensor, dims: int) -> torch.Tensor:
-    """Where the entries of each dimension lie, (D, most): those that are missing point one past the end."""
-    n = torch.bincount(owner, minlength=dims)
-    rank = torch.arange(int(n.max()))
-    places = (n.cumsum(0) - n)[:, None] + rank
-    order = F.pad(owner.argsort(stable=True), (0, 1), value=len(owner))
-    return order[torch.where(rank < n[:, None], places, len(owner))]
-
-
 class Sequential(Stepwise):
     """A net over the steps of a sequence: it writes `_outputs`, all at once, `start` and `_advance`, step by step."""
 
@@ -311,7 +310,7 @@ class Sequential(Stepwise):
 
     def look(self, z, weight=None):
         """Start from the product of the dimensions, or of those of a step."""
-        self.steps.look(z.flatten(1))
+        self.steps.look(z.flatten(1), weight)
 
     def _outputs(self, z: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
         """Return what the net says of every step from those before it, (n, T, H)."""

@@ -82,9 +82,9 @@ class _FVSBN(Orderings):
         self.n_active = orderings  # the first so many are trained
 
     @property
-    def n_parameters(self) -> int:
-        entries = (self.heads.owner[:, None] > self.heads.source).sum() + self.bias[0].numel()
-        return self.orderings * int(entries) + (0 if self.of_context is None else self.of_context.weight.numel())
+    def n_masked(self) -> int:
+        """Weights that are multiplied by zero."""
+        return int((self.mask == 0).sum())
 
     def look(self, z, weight=None):
         """Start from the product of the columns; a later fit starts where the one before ended."""
@@ -164,7 +164,10 @@ class FVSBN(Neural):
     """
 
     penalty: float | str = option(
-        "auto", "lambda, or 'auto' to choose it on held-out examples", choices=("auto",), low=0
+        "auto",
+        "lambda, or 'auto' to choose it on held-out examples; without any there is none then",
+        choices=("auto",),
+        low=0,
     )
     norm: str = option("l1", "of the weights in the penalty: 'l1' wants few, 'l2' small ones", choices=("l1", "l2"))
     orderings: int = option(1, "orderings whose probabilities are averaged, each with weights of its own", low=1)
@@ -215,6 +218,10 @@ class FVSBN(Neural):
             raise OptionError("a checkpoint holds one fit; give the penalty as a number to use one")
         return _Search(self, module, train, held_out, rng)()
 
+    def _run(self, module, train, held_out, rng, epochs, budget):
+        module.penalise(float(module.penalty), _size(train))  # a refit has more examples
+        return super()._run(module, train, held_out, rng, epochs, budget)
+
     def _fit_once(self, module, train, held_out, rng, last: bool = True, **changes) -> History:
         """Fit with the penalty that the module has; `changes` are made to the settings."""
         one, changes = copy.copy(self), {"refit": False} | changes
@@ -235,7 +242,7 @@ class _Search:
         self.left, self.fits_left = model.budget, len(PENALTIES) + 1
 
     def __call__(self) -> History:
-        losses, best, state = [], None, None
+        losses, best, state, interrupted = [], None, None, False
         self.module.n_active = 1  # what suits the natural ordering suits the others
         penalties = self._penalties()
         for penalty in penalties:
@@ -246,14 +253,16 @@ class _Search:
                     raise
                 break
             losses.append(history.best)
-            if best is not None and history.best >= best.best:
-                break
-            best, state = history, {k: v.clone() for k, v in self.module.state_dict().items()}
-            if history.stopped == "interrupted":
+            better, interrupted = best is None or history.best < best.best, history.stopped == "interrupted"
+            if better:
+                best, state = history, {k: v.clone() for k, v in self.module.state_dict().items()}
+            if interrupted or not better:
                 break
         self.module.load_state_dict(state)
         self.module.n_active = self.module.orderings
-        if best.stopped != "interrupted":
+        if interrupted:
+            best.stopped = "interrupted"
+        else:
             best = self._last(_lowest(losses, penalties)) or best
         best.rows = self.rows
         return best
@@ -282,8 +291,8 @@ class _Search:
                 warnings.simplefilter("ignore", BudgetWarning)
             history = self.model._fit_once(self.module, train, held_out, self.rng, last, budget=budget)
         self.left, self.fits_left = None if self.left is None else self.left - history.seconds, self.fits_left - 1
-        before = int(self.rows[-1]["epoch"]) if self.rows else 0
-        self.rows += [row | {"epoch": before + row["epoch"]} for row in history.rows]
+        before, spent = (int(self.rows[-1]["epoch"]), self.rows[-1]["seconds"]) if self.rows else (0, 0.0)
+        self.rows += [row | {"epoch": before + row["epoch"], "seconds": spent + row["seconds"]} for row in history.rows]
         history.kept_epoch = before + (history.kept_epoch or 0)
         return history
 

@@ -72,7 +72,7 @@ class _MADE(Orderings):
         reals="normal",
     ):
         super().__init__()
-        self.dims, self.n_context, self.orderings = space.dims, n_context, orderings
+        self.dims, self.orderings = space.dims, orderings
         self.heads = Heads(space, components, reals)
         n_features, size = self.heads.n_features, self.heads.size
         widths = [n_features, *hidden, size]
@@ -94,6 +94,14 @@ class _MADE(Orderings):
             for net in (self.direct, *self.of_context):
                 if net is not None:
                     net.weight.mul_(0.1)  # start near the product of the columns
+
+    @property
+    def n_masked(self) -> int:
+        """Weights that are multiplied by zero in every ordering."""
+        used = self._masks(0)
+        for s in range(1, self.orderings):
+            used = [a | b for a, b in zip(used, self._masks(s), strict=True)]
+        return sum(int((~mask).sum()) for mask in used)
 
     def look(self, z, weight=None):
         """Start from the product of the columns: the first dimension has nothing but its bias to learn from."""

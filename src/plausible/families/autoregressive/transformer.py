@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from plausible.base import Module, Traits
 from plausible.families._stepwise import Stepwise
-from plausible.families.autoregressive._sequence import sequence_transforms
+from plausible.families.autoregressive._sequence import ALIKE, sequence_transforms
 from plausible.heads import Categorical, Heads
 from plausible.neural import Neural
 from plausible.nn import Dropout
@@ -40,7 +40,6 @@ from plausible.transforms import Transform
 
 AT_ONCE = 4_000_000  # numbers of a layer that are held in memory at a time, where no gradient is wanted
 KEPT = 100_000_000  # keys and values that are held in memory at a time
-ALIKE = ("text", "series", "audio")  # events whose positions share one bias, and tell only how far apart they are
 
 
 @dataclass
@@ -318,8 +317,9 @@ class Transformer(Neural):
             return [channel * pixels + pixel for pixel in range(pixels) for channel in range(channels)]
         if sorted(self.order) != list(range(dims)):
             raise OptionError(f"order must hold each of 0 .. {dims - 1} once; got {len(self.order)} entries")
-        if self.space_.type == "text" and list(self.order) != list(range(dims)):
-            raise OptionError("text has one order, as a string ends where its end stands; leave order at None")
+        ends = self.space_.type == "text" or self.space_.ragged
+        if ends and list(self.order) != list(range(dims)):
+            raise OptionError("what ends early has one order: that in which it comes to its end; leave order at None")
         return [int(d) for d in self.order]
 
     def _step(self, module: Module) -> Callable:
