@@ -86,7 +86,7 @@ def test_padding_of_short_strings_is_not_counted():
     assert found.bits_per_dim == pytest.approx(math.log2(3))
     assert found.per == "string"
     assert found.bits_per_byte == pytest.approx(found.bits_per_dim)  # each character and each end is a byte
-    assert "per byte" not in str(found)
+    assert "1.585 bits per character, 1.585 per byte" in str(found)
 
 
 def test_bits_per_byte_count_the_bytes_of_characters():

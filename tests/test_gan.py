@@ -67,6 +67,7 @@ def test_categories_are_drawn_with_the_probabilities_of_their_logits():
 def test_each_player_moves_its_own_parameters_only():
     model = pl.GAN(hidden=(8,), latent=2)
     module = _GAN(reals(2), 0, 2, (8,), penalty=1.0)
+    model.space_ = reals(2)
     step = model._step(module)
     batch = Batch(torch.randn(64, 2, generator=rng()), None, None)
     before = {k: v.clone() for k, v in module.named_parameters()}

@@ -50,10 +50,15 @@ def every(levels) -> torch.Tensor:
     return torch.tensor(list(itertools.product(*levels)), dtype=torch.float64)
 
 
+def features_of_context(module: _MADE) -> int:
+    return module.of_context[0].in_features if len(module.of_context) else 0
+
+
 def some(module: _MADE, n: int = 20, seed: int = 0):
     """Examples, and features of a context if there is one."""
     rng = torch.Generator().manual_seed(seed)
-    c = torch.randn(n, module.n_context, generator=rng, dtype=torch.float64) if module.n_context else None
+    n_context = features_of_context(module)
+    c = torch.randn(n, n_context, generator=rng, dtype=torch.float64) if n_context else None
     return module.sample(n, c, rng=rng), c
 
 
@@ -83,8 +88,9 @@ shapes = pytest.mark.parametrize(
 def test_the_probabilities_of_all_bits_sum_to_one(options):
     module = net([BIT] * 8, **options)
     z = every([range(2)] * 8)
-    for c in torch.randn(2, module.n_context, generator=torch.Generator().manual_seed(1), dtype=torch.float64):
-        context = c.expand(len(z), -1) if module.n_context else None
+    n_context = features_of_context(module)
+    for c in torch.randn(2, n_context, generator=torch.Generator().manual_seed(1), dtype=torch.float64):
+        context = c.expand(len(z), -1) if n_context else None
         assert module.log_prob(z, context).exp().sum().item() == pytest.approx(1, abs=1e-9)
 
 
@@ -343,7 +349,8 @@ def test_the_fixed_point_is_the_same_sample(settings):
     """Passes over all dimensions at once end where dimension by dimension does, before or at one pass a dimension."""
     module = net(MIXED, **settings)
     u = torch.rand(50, module.dims, N_UNIFORMS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    c = torch.randn(50, module.n_context, dtype=torch.float64) if module.n_context else None
+    n_context = features_of_context(module)
+    c = torch.randn(50, n_context, dtype=torch.float64) if n_context else None
     z, passes = module.fixed_point(u, c)
     assert torch.allclose(z, module.from_uniforms(u, c), atol=1e-9)
     assert 2 <= passes <= module.dims + 2

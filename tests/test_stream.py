@@ -115,7 +115,9 @@ def test_what_cannot_go_on_is_refused_at_once(sounding, beating):
         stream(beating, block=0)
     with pytest.raises(CapabilityError, match="draws no step after the other; fit one of .*rnn"):
         stream(pl.Gaussian().fit(np.random.default_rng(0).normal(size=(9, 2))))
-    turned = pl.Transformer(layers=1, hidden=8, epochs=1, order=tuple(range(8))[::-1], space="series").fit(beats())
+    turned = pl.Transformer(layers=1, hidden=8, epochs=1, order=tuple(range(8))[::-1], space="series").fit(
+        np.stack(beats())
+    )
     with pytest.raises(CapabilityError, match="another order than that of time"):
         stream(turned)
 

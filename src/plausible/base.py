@@ -69,7 +69,7 @@ def _has_density(method: Callable) -> capability:
 class Generative(DensityMixin, BaseEstimator):
     """Base of all families."""
 
-    random_state: int | None = option(None, "seed of everything random in fit; None draws a fresh one")
+    random_state: Any = option(None, "seed of everything random in fit; None draws a fresh one")
     space: str | dict | Space | None = option(
         None, "overrides the guess of what an example is: 'table', 'image', 'series', 'text', 'audio' or {column: kind}"
     )

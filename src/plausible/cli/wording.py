@@ -39,10 +39,13 @@ def one_line(model: Any) -> str:
 
 def fitted(model: Any) -> str:
     """What came of a fit, in a line."""
+    from plausible.evaluate.likelihood import example_name
+
     text = f"{one_line(model)}: {model.n_parameters_:,} parameters, fitted in {model.fit_seconds_:.3g} s"
     held_out = model.history_["held_out"].min() if "held_out" in model.history_ else float("nan")
     if held_out == held_out:
-        text += f", held-out loss {held_out:.4g} at epoch {_best_epoch(model)} of {_last_epoch(model)}"
+        text += f", held-out loss {held_out:.4g} per {example_name(model.space_)}"
+        text += f" at epoch {_best_epoch(model)} of {_last_epoch(model)}"
     return text + (f", {_again(model)}" if _refitted(model) else "")
 
 
