@@ -531,6 +531,10 @@ def test_scores_of_a_conditional_model_of_images_ask_for_the_context(folder):
     assert code != 0
     assert "(label)" in err
     assert "--context FILE" in err
+    for wrong in ("nothing", "images"):
+        code, _, err = run("score", model, folder / "bits.npy", "--context", "label", "--context", wrong)
+        assert code != 0
+        assert "--context FILE" in err
     with_file = run("score", model, folder / "bits.npy", "--context", folder / "bits.npz")
     assert with_file[0] == 0, with_file[2]
     assert with_file[1] == run("score", model, folder / "bits.npz")[1]

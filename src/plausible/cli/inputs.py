@@ -228,11 +228,11 @@ def context_of(model: Any, path: str, names: list[str] | None = None) -> Any:
             raise DataError("the model takes no --context; it was fitted without one")
         return None
     if space.type == "table":
-        given = set(space.names) >= set(names or ())  # in the file of the examples
-        source = path if given or len(names) > 1 else names[0]
+        beside = set(space.names) >= set(names or ())  # in the file of the examples
+        source = path if beside else names[0]
         if list(space.names) == [FOLDER] and Path(source).is_dir():
             return _folders(source)
-        if given and model.space_.type != "table" and not arrays:
+        if (beside and model.space_.type != "table" and not arrays) or (not beside and len(names) > 1):
             raise DataError(
                 f"the model is of p(x | c), where c is {space.describe()} ({listed(space.names)}), which {path} does "
                 "not hold; say where it is: --context FILE"
