@@ -17,8 +17,9 @@ conditionals of a net do not agree on one joint. So that it is plain what is mea
 
 p_o takes D passes of the net, of which the first layer is computed once.
 
-Expected, on fixed binarised MNIST with two hidden layers of 500: 87 nats for 10 orderings (published, with longer
-training: 87.13 for 10 orderings, 84.65 for 128, both with the input of five steps of inference).
+Expected, on fixed binarised MNIST with two hidden layers of 500: 109.9 nats for one ordering after 12 minutes on one
+core, and still falling (benchmarks/binary_density.py --mnist OrderlessNADE --minutes 12); it takes hours. Published:
+87.13 for 10 orderings, 84.65 for 128, both with the input of five steps of inference.
 
 References: Uria, Murray and Larochelle, A deep and tractable density estimator, 2014, https://arxiv.org/abs/1310.1757
 """
