@@ -7,7 +7,7 @@ blind spot); `_pixels` says how h_yx and the channels already known become the p
 
 Drawing costs the work of one pass over the image: see `nn.causal_steps`.
 
-Expected (benchmarks/pixel_cnn.py): 83.4 nats on fixed binarised MNIST after 73 minutes on one core; 1.01 bits per
+Expected (benchmarks/pixel_cnn.py): 83.3 nats on fixed binarised MNIST after 114 minutes on one core; 1.01 bits per
 dimension on MNIST with 256 levels after 88. Published: 81.30 nats (van den Oord et al., 2016), 80.10 (gated).
 
 References: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel recurrent neural networks, 2016,
