@@ -53,6 +53,7 @@ def folder(tmp_path_factory, table) -> Path:
     words = ["".join(rng.choice(list("abc"), size=rng.integers(2, 5))) for _ in range(60)]
     (home / "words.txt").write_text("\n".join(words) + "\n")
     bits = rng.integers(0, 2, (40, 4, 4)).astype(np.uint8)
+    table.to_json(home / "lines.json", orient="records", lines=True)
     np.savez(home / "bits.npz", images=bits, label=rng.integers(0, 3, 40))
     for name in ("rows.csv", "words.txt", "bits.npz"):
         out = home / f"{name.split('.')[0]}.plausible"
@@ -390,6 +391,7 @@ def refused(folder: Path) -> dict[str, tuple[tuple, str]]:
         "scores over the data": (("score", model, rows, "-o", rows), "would be lost"),
         "samples over the model": (("sample", model, "-o", model), "would be lost"),
         "report into a table": (("compare", rows, "-o", folder / "report.csv"), "ends in .html"),
+        "numbers over the data": (("compare", folder / "lines.json", "-o", folder / "lines.html"), "would be lost"),
         "length of a table": ((*fit, "--length", 3), "leave out --length"),
         "images that lie in no folders": (("fit", "digits", "-m", TRAINED, "--context", "folder"), "the word folder"),
         "wrong suffix": (("sample", model, "-o", "x.png"), ".parquet"),

@@ -177,7 +177,8 @@ def test_settings_of_another_kind_are_refused_before_work(option, says):
 
 def test_numbers_of_numpy_are_settings_too():
     settings = {"epochs": np.int64(1), "learning_rate": np.float32(0.01), "refit": np.bool_(False), "hidden": [4]}
-    pl.MADE(**settings, random_state=0).fit(correlated(50))
+    model = pl.MADE(**settings, random_state=0).fit(correlated(50))
+    assert model.history_["epoch"].tolist() == [1]
 
 
 def test_clipping_bounds_the_gradient():

@@ -146,10 +146,9 @@ class Generative(DensityMixin, BaseEstimator):
 
     def _fit_codes(self, x: torch.Tensor, c: torch.Tensor | None, weight: torch.Tensor | None, rng) -> None:
         if len(x) < 2:
-            raise DataError(
-                f"found n_samples={len(x)} ({self.space_.describe()}) while a minimum of 2 is required; give more, or "
-                "cut them shorter"
-            )
+            more = "give more, or a shorter length" if self.space_.type in ("text", "audio", "series") else "give more"
+            found = f"n_samples={len(x)} ({self.space_.describe()})"
+            raise DataError(f"found {found} while a minimum of 2 is required; {more}")
         device = self._device()
         x, c, weight = (None if t is None else t.to(device) for t in (x, c, weight))
         train, held_out = _hold_out(len(x), self._held_out_share(), rng)

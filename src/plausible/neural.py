@@ -18,7 +18,7 @@ from plausible.errors import BudgetWarning
 from plausible.nn import compiled
 from plausible.options import OptionError, estimator, option
 from plausible.randomness import RowNoise
-from plausible.training import Batch, Events, History, minimise, run
+from plausible.training import Batch, Events, History, copied_state, minimise, run
 from plausible.training.checkpoint import Checkpoint
 from plausible.training.progress import Progress
 
@@ -97,11 +97,11 @@ class Neural(Generative):
             raise OptionError("a checkpoint holds one fit; use refit=False with one")
         if not isinstance(train, Events):
             raise OptionError("refit=True needs the examples in memory; use refit=False for what is read in chunks")
-        budget, start = None if self.budget is None else self.budget / 2, _copied(module)
+        budget, start = None if self.budget is None else self.budget / 2, copied_state(module)
         first = self._run(module, train, held_out, rng, self.epochs, budget)
         if first.stopped == "interrupted":
             return first
-        best = _copied(module)
+        best = copied_state(module)
         module.load_state_dict(start)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BudgetWarning)  # the first fit has said it
@@ -110,11 +110,7 @@ class Neural(Generative):
             module.load_state_dict(best)
             first.stopped, first.seconds = second.stopped, first.seconds + second.seconds
             return first
-        before = int(first.rows[-1]["epoch"])
-        first.rows += [
-            row | {"epoch": before + row["epoch"], "seconds": first.seconds + row["seconds"]} for row in second.rows
-        ]
-        first.kept_epoch, first.seconds = before + second.kept_epoch, first.seconds + second.seconds
+        first.append(second)
         return first
 
     def _held_out_share(self) -> float:
@@ -162,10 +158,6 @@ class Neural(Generative):
         for data in (train.x, getattr(train, "c", None), getattr(train, "weight", None)):
             digest.update(b"" if data is None else data.cpu().contiguous().numpy().tobytes())
         return Checkpoint(self.checkpoint, digest.hexdigest(), resume=self.resume, every=self.checkpoint_every)
-
-
-def _copied(module: Module) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in module.state_dict().items()}
 
 
 class Watch:

@@ -42,9 +42,8 @@ from plausible.cli.arguments import (
     opened,
 )
 from plausible.cli.flags import checked, duration, with_settings
-from plausible.cli.inputs import context_given, context_of, kinds_of, read_examples, writable
+from plausible.cli.inputs import context_given, context_of, kinds_of, read_examples, spared, writable
 from plausible.cli.terminal import INTERRUPTED, Command, Group, Steps, busy, fail, say
-from plausible.errors import PlausibleError
 
 TYPED = "plausible.typed"
 
@@ -173,13 +172,13 @@ def compare(
 ) -> None:
     """Fit the families that can model DATA, judge them on held-out examples, write a report."""
     from plausible.evaluate import compare as compare_models
+    from plausible.evaluate.report import page_of
 
     names = None if models is None else [m.strip() for m in models.split(",") if m.strip()]
     for name in names or ():
         registry.get(name)
-    page = writable(Path(out), data, folder=True)
-    if page.suffix.lower() not in ("", ".html", ".htm"):
-        raise PlausibleError(f"{page}: the report is a page; give a name that ends in .html, or a folder")
+    page = page_of(writable(Path(out), data, folder=True))
+    spared(page.with_suffix(".json"), data)
     reading = {"how": how, "kinds": kinds_of(kind), "drop": drop or (), "key": key, "length": length}
     reading |= {"header": header, "complete": complete, "vocabulary": vocabulary, "vocabulary_size": vocabulary_size}
     read = read_examples(data, context, **reading)

@@ -51,13 +51,17 @@ def read_examples(path: str, context: list[str] | None, stream: bool = False, **
 
 def _in_memory(path: str, context: list[str] | None, complete: bool, **reading: Any) -> Examples:
     from plausible.data import read
-    from plausible.data.folders import FOLDER
+    from plausible.data.folders import FOLDER, folder_labels
 
     data, given, its_space = read(path, **reading), None, None
     if complete:
         data = _complete(data, reading["kinds"])
-    if context == [FOLDER]:  # what is not told apart without it
-        data = dataclasses.replace(data, notes=tuple(note for note in data.notes if f"--context {FOLDER}" not in note))
+    folders = len(set(folder_labels(path) or ())) if data.space.type == "image" and context != [FOLDER] else 0
+    if folders > 1:
+        note = (
+            f"the images lie in {folders} sub-folders, which are not told apart (to have them told: --context {FOLDER})"
+        )
+        data = dataclasses.replace(data, notes=(note, *data.notes))
     if context:
         data, given, its_space = _parted(path, data, context)
     return Examples(data.X, data.space, data.name, data.notes, data, given, its_space)
@@ -106,6 +110,12 @@ def kinds_of(pairs: list[str] | None) -> dict[str, str] | None:
     return found or None
 
 
+def spared(path: Path, *read: str | Path) -> None:
+    """Refuse to write over one of the files that the command reads."""
+    if path.is_file() and any(Path(other).exists() and path.samefile(other) for other in read):
+        raise PlausibleError(f"{path} is read by this very command and would be lost; write to another file")
+
+
 def writable(path: Path, *read: str | Path, folder: bool = False) -> Path:
     """Refuse a place that cannot be written to, before the work and not after it.
 
@@ -114,8 +124,7 @@ def writable(path: Path, *read: str | Path, folder: bool = False) -> Path:
         read: the files that the command reads, which it is not to replace.
         folder: it may be a folder.
     """
-    if path.is_file() and any(Path(other).exists() and path.samefile(other) for other in read):
-        raise PlausibleError(f"{path} is read by this very command and would be lost; write to another file")
+    spared(path, *read)
     if path.is_dir():
         if not folder:
             raise PlausibleError(f"{path} is a folder; give the name of a file in it")

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from plausible.data import images, sounds, tables, texts
-from plausible.data.folders import FOLDER, folder_labels
 from plausible.errors import DataError, ReadError
 from plausible.space import Audio, Clips, Series, Space, Text, infer, infer_text
 
@@ -166,9 +165,7 @@ def _load(path: Path, how: str | None, key: str | None, header: bool | None) -> 
             raise DataError(f"a folder is read as images or as sounds; it cannot be read as {how}")
         if how == "audio" or (how is None and not images.image_files(path) and sounds.sound_files(path)):
             return sounds.read_sounds(path), ()
-        n = len(set(folder_labels(path) or ()))
-        told = f"the images lie in {n} sub-folders, which are not told apart (to have them told: --context {FOLDER})"
-        return images.read_images(path), (told,) if n > 1 else ()
+        return images.read_images(path), ()
     if path.stat().st_size == 0:
         raise ReadError("the file is empty; expected at least 2 examples")
     suffix = path.suffix.lower()

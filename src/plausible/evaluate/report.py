@@ -47,21 +47,33 @@ def render(comparison: dict) -> str:
     return _page(_checked(comparison))
 
 
+def page_of(path: str | os.PathLike) -> Path:
+    """Return where the page goes that is asked for at `path`: in a folder (existing, or a name without a suffix) it is
+    `report.html`, beside a `.json` the `.html` of that name.
+
+    Raises:
+        DataError: the name is that of something else.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.suffix:
+        return path / "report.html"
+    if path.suffix == ".json":
+        return path.with_suffix(".html")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise DataError(f"{path}: the report is a page; give a name that ends in .html, or a folder")
+    return path
+
+
 def write(comparison: dict, path: str | os.PathLike) -> Path:
     """Write the page to `path` and the JSON beside it; return the path of the page.
 
     Args:
         comparison: as for `render`.
-        path: where the page goes. A folder (existing, or a name without a suffix) receives `report.html` and
-            `report.json`; otherwise the JSON takes the page's name with the suffix `.json`.
+        path: where the page goes, as `page_of` has it; the JSON takes the page's name with the suffix `.json`.
 
     Each file appears whole or not at all: it is written under another name and renamed.
     """
-    data, path = _checked(comparison), Path(path)
-    if path.is_dir() or not path.suffix:
-        path = path / "report.html"
-    if path.suffix == ".json":
-        path = path.with_suffix(".html")
+    data, path = _checked(comparison), page_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1)
     write_atomically(path.with_suffix(".json"), f"{text}\n".encode())

@@ -34,8 +34,7 @@ class Checkpoint:
         self._own = False  # whether what lies there is of this fit
         if not self.path.absolute().parent.is_dir():
             raise ModelFileError(f"cannot write the checkpoint {self.path}: there is no such folder; make it first")
-        if self.path.exists():
-            self._meta()
+        self._found = self._read() if self.path.exists() else None  # what a file that is there says of itself
 
     def save_if_due(self, state: Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]]]) -> None:
         """Save what `state()` returns (tensors, and notes that JSON can hold) if it is time to."""
@@ -47,21 +46,19 @@ class Checkpoint:
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return what was saved, or None where there is nothing to resume."""
-        if not self.resume or not self.path.exists():
+        if not self.resume or self._found is None:
             return None
         from safetensors.torch import load_file
 
-        meta = self._meta()
-        if meta["fingerprint"] != self.fingerprint:
+        if self._found["fingerprint"] != self.fingerprint:
             raise ModelFileError(
                 f"{self.path} is the checkpoint of another fit (other data or settings); remove it to start anew, "
                 "or give this fit another checkpoint path"
             )
         self._own = True
-        return load_file(self.path), json.loads(meta["notes"])
+        return load_file(self.path), json.loads(self._found["notes"])
 
-    def _meta(self) -> dict[str, str]:
-        """What the file that is there says of itself."""
+    def _read(self) -> dict[str, str]:
         from safetensors import SafetensorError, safe_open
 
         try:

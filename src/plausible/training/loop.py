@@ -41,6 +41,18 @@ class History:
 
         return pd.DataFrame(self.rows, columns=["epoch", "loss", "held_out", "seconds", "learning_rate"])
 
+    def append(self, later: History) -> None:
+        """Go on with the looks of a later fit, its epochs and seconds counted on from here."""
+        epoch = int(self.rows[-1]["epoch"]) if self.rows else 0
+        for row in later.rows:
+            self.rows.append(row | {"epoch": epoch + row["epoch"], "seconds": self.seconds + row["seconds"]})
+        self.kept_epoch, self.seconds = epoch + (later.kept_epoch or 0), self.seconds + later.seconds
+
+
+def copied_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of a module, to be put back later."""
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
 
 def run(
     step: Callable[..., Mapping[str, Any]],
@@ -224,18 +236,15 @@ class _Run:
     def _keep(self, held_out: float) -> None:
         self.history.best, self.history.kept_epoch, self.looks_without_gain = held_out, self.epoch, 0
         with self._averaged():
-            self.best_state = self._copied()
+            self.best_state = copied_state(self._module())
 
     def _settle(self) -> None:
         """Leave the best state in the module; where nothing was held out to find one, the last, or the average."""
         if self.best_state is None and hasattr(self.step, "averaged"):
             with self._averaged():
-                self.best_state = self._copied()
+                self.best_state = copied_state(self._module())
         if self.best_state is not None:
             self._module().load_state_dict(self.best_state)
-
-    def _copied(self) -> dict[str, torch.Tensor]:
-        return {k: v.detach().clone() for k, v in self._module().state_dict().items()}
 
     def _diverged(self, value: float) -> None:
         remedy = "try a smaller learning_rate or a clip_norm, and look for extreme values in the data"

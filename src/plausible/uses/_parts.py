@@ -1,10 +1,11 @@
 """An example of which a part is known: as codes with NaN where it is not, its probability, and exact draws of the rest.
 
-What `given`, `query` and `chains` have in common.
+What `given`, `query` and `chains` have in common, and what all uses refuse alike.
 """
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -19,6 +20,16 @@ from plausible.space.unheard import tamed
 
 EXACTLY = ("exact", "in_order")
 TRIES = 100  # at blanks, until none of them is drawn as the end of the text
+
+
+def require_whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number of at least `least`.
+
+    Raises:
+        DataError: says so.
+    """
+    if not isinstance(value, numbers.Integral) or value < least:
+        raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def codes_of(model: Any, X: Any, mask: Any, blank: str | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,6 +32,7 @@ from sklearn.utils.validation import check_is_fitted
 from plausible import registry
 from plausible.errors import CapabilityError, DataError
 from plausible.randomness import generator
+from plausible.uses._parts import require_whole
 
 PLACES = 16  # breaks of a draft at which a word is tried
 SEEN_AGAIN = 0.5  # share of a full window that the next one begins with
@@ -90,15 +91,11 @@ def complete(
         SpaceError: the prompt or a word holds a character that was not seen when fitting.
         DataError: the words do not fit into `length`, or a setting is out of range.
     """
-    if length is None:
-        raise DataError("length must be a whole number of at least 1, got None; `complete.stream` goes on for ever")
+    require_whole("length", length)
     style = _Style(model, length, temperature, top_k, random_state)
     include = [include] if isinstance(include, str) else list(include)
-    for what, texts in (("a word to include", include), ("stop", [] if stop is None else [stop])):
-        if not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{what} must be a string, got {next(t for t in texts if not isinstance(t, str))!r}")
-        if not all(texts):
-            raise DataError(f"{what} must not be empty; leave it out")
+    _require_texts("a word to include", include)
+    _require_texts("stop", () if stop is None else (stop,))
     vocabulary = model.space_.vocabulary
     so_far = _Pen(model, context)
     so_far.read(prompt)
@@ -145,9 +142,19 @@ def stream(
     Args and errors as for `complete`.
     """
     style = _Style(model, length, temperature, top_k, random_state)
+    _require_texts("stop", () if stop is None else (stop,))
     pen = _Pen(model, context)
     pen.read(prompt)
     yield from (piece for _, piece in style.write(pen, length, stop=stop) if piece)
+
+
+def _require_texts(what: str, texts: Sequence[Any]) -> None:
+    """Refuse what are no strings, and empty ones."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise DataError(f"{what} must be a string, got {text!r}")
+        if not text:
+            raise DataError(f"{what} must not be empty; leave it out")
 
 
 def seen_again(length: int) -> int:
@@ -244,8 +251,8 @@ class _Style:
             )
             raise CapabilityError(f"this {type(model).__name__} {what}; fit one of {', '.join(able)} on text")
         for name, value in (("length", length), ("top_k", top_k)):
-            if value is not None and (not isinstance(value, numbers.Integral) or value < 1):
-                raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if value is not None:
+                require_whole(name, value)
         if not isinstance(temperature, numbers.Real) or not temperature > 0:
             raise DataError(f"temperature must be a number above 0, got {temperature!r}; 1 is the model itself")
         self.vocabulary, self.ends = model.space_.vocabulary, model.space_.end

@@ -32,7 +32,7 @@ from plausible.errors import CapabilityError, DataError
 from plausible.randomness import generator, seed_of
 from plausible.space import Space, infer
 from plausible.space.matrix import as_matrix
-from plausible.uses._parts import filled, log_marginal, need_exact
+from plausible.uses._parts import filled, log_marginal, need_exact, require_whole
 
 JUDGED = 2000  # rows of which cells are hidden, at most
 ROUNDS = 6  # in each of which at most one known cell of a row is hidden: no more than is missing with a missing cell
@@ -133,9 +133,7 @@ class Imputer(TransformerMixin, BaseEstimator):
                 f"rest exactly; these families can: {', '.join(others)}"
             )
         for name, least in (("fits", 2), ("draws", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < least:
-                raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            require_whole(name, getattr(self, name), least)
 
     # -------------------------------------------------------------------------------------------------- fillings
 
@@ -173,8 +171,7 @@ class Imputer(TransformerMixin, BaseEstimator):
             A list of n times X, complete.
         """
         x, rng = self._codes(X), generator(random_state)
-        if not isinstance(n, (int, np.integer)) or n < 1:
-            raise DataError(f"n must be a whole number of at least 1, got {n!r}")
+        require_whole("n", n)
         # Evenly spaced among the fits in proportion to their weights, in an order by chance.
         places = (torch.arange(n, dtype=torch.float64) + torch.rand(1, generator=rng, dtype=torch.float64)) / n
         ends = torch.from_numpy(np.repeat(self.weights_ / self.fits, self.fits).cumsum())

@@ -26,11 +26,12 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from plausible.base import ROWS_AT_ONCE
-from plausible.errors import DataError, PlausibleWarning
+from plausible.errors import PlausibleWarning
 from plausible.heads import N_UNIFORMS, Head
 from plausible.space import Column
 from plausible.space.column import plain
 from plausible.space.unheard import tamed
+from plausible.uses._parts import require_whole
 
 MOST_VALUES = 4096  # of a count that are added up over
 OUTSIDE = 1e-9  # mass of a count that may lie beyond them
@@ -114,7 +115,7 @@ def surprising(model: Any, X: Any, n: int = 20, *, context: Any = None) -> Any:
         n: how many, at least 1.
 
     Raises:
-        DataError: n is less.
+        DataError: it is not.
 
     Returns:
         A ``pandas.DataFrame``: the number of the example (of one long text, of the window it is cut into), the cell
@@ -123,8 +124,7 @@ def surprising(model: Any, X: Any, n: int = 20, *, context: Any = None) -> Any:
     """
     import pandas as pd
 
-    if n < 1:
-        raise DataError(f"n, the number of cells to return, must be at least 1; got {n!r}")
+    require_whole("n", n)
     space, found = model.space_, conditionals(model, X, context=context)
     known, unheard = tamed(space, X)
     codes = space.lay_out(space.encode(known).double().flatten(1).cpu().numpy()).reshape(-1, space.dims)

@@ -13,7 +13,6 @@ another), from that; else a new window begins with the last half of the one befo
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,9 +21,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from plausible import registry
-from plausible.errors import CapabilityError, DataError, SpaceError
+from plausible.errors import CapabilityError, SpaceError
 from plausible.randomness import generator, uniform
 from plausible.uses import complete
+from plausible.uses._parts import require_whole
 
 BLOCK = 256  # steps
 
@@ -59,9 +59,9 @@ def stream(
     check_is_fitted(model, "module_")
     if model.space_.type == "text":
         return complete.stream(model, prompt or "", length=length, context=context, random_state=random_state)
-    for name, value in (("block", block), ("length", 1 if length is None else length)):
-        if not isinstance(value, numbers.Integral) or value < 1:
-            raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
+    require_whole("block", block)
+    if length is not None:
+        require_whole("length", length)
     pen = _Pen(model, context, generator(random_state, model._device()))
     pen.read(_steps(model.space_, prompt))
     return _blocks(pen, length, block)

@@ -134,7 +134,7 @@ def _learned(read, family, settings, fits, level, out, how, draws, seed) -> None
     if level is not None and (out is None or not 0 < level < 1):
         raise DataError("--level takes a share such as 0.9, and writes files: name them with -o FILE")
     if out is not None:
-        check_form(writable(Path(out), folder=True), read.space)
+        check_form(Path(out), read.space)
     model, grid = registry.get(family)(space=read.space), _grid(family, settings)
     imputer = Imputer(model, grid=grid, fits=fits, random_state=seed)
     with busy("fitting"):

@@ -43,7 +43,7 @@ from plausible.neural import SEEN_FIRST, Neural
 from plausible.nn.compiled import usable
 from plausible.options import OptionError, estimator, option
 from plausible.space import Space
-from plausible.training import Events, History
+from plausible.training import Events, History, copied_state
 
 PENALTIES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)  # lambda to choose from
 LEAST_SPREAD = 0.1  # a column that hardly varies would have weights of any size
@@ -212,14 +212,14 @@ class FVSBN(Neural):
 
     def _train(self, module: Module, train: Events, held_out: Events | None, rng: torch.Generator) -> History:
         if self.penalty != "auto" or held_out is None:
-            module.penalise(0.0 if self.penalty == "auto" else self.penalty, _size(train))
+            module.penalty.fill_(0.0 if self.penalty == "auto" else self.penalty)
             return self._fit_once(module, train, held_out, rng, refit=self.refit)
         if self.checkpoint is not None:
             raise OptionError("a checkpoint holds one fit; give the penalty as a number to use one")
         return _Search(self, module, train, held_out, rng)()
 
     def _run(self, module, train, held_out, rng, epochs, budget):
-        module.penalise(float(module.penalty), _size(train))  # a refit has more examples
+        module.penalise(float(module.penalty), _size(train))
         return super()._run(module, train, held_out, rng, epochs, budget)
 
     def _fit_once(self, module, train, held_out, rng, last: bool = True, **changes) -> History:
@@ -238,7 +238,7 @@ class _Search:
 
     def __init__(self, model: FVSBN, module: Module, train: Events, held_out: Events, rng: torch.Generator):
         self.model, self.module, self.train, self.held_out, self.rng = model, module, train, held_out, rng
-        self.rows: list[dict[str, float]] = []
+        self.so_far = History()
         self.left, self.fits_left = model.budget, len(PENALTIES) + 1
 
     def __call__(self) -> History:
@@ -255,7 +255,7 @@ class _Search:
             losses.append(history.best)
             better, interrupted = best is None or history.best < best.best, history.stopped == "interrupted"
             if better:
-                best, state = history, {k: v.clone() for k, v in self.module.state_dict().items()}
+                best, state = history, copied_state(self.module)
             if interrupted or not better:
                 break
         self.module.load_state_dict(state)
@@ -264,7 +264,7 @@ class _Search:
             best.stopped = "interrupted"
         else:
             best = self._last(_lowest(losses, penalties)) or best
-        best.rows = self.rows
+        best.rows = self.so_far.rows
         return best
 
     def _penalties(self) -> list[float]:
@@ -283,17 +283,16 @@ class _Search:
         return self._fit(penalty, self.train, self.held_out) if self.module.orderings > 1 else None
 
     def _fit(self, penalty: float, train: Events, held_out: Events | None) -> History:
-        self.module.penalise(penalty, _size(train))
+        self.module.penalty.fill_(penalty)
         last = self.fits_left == 1
         budget = None if self.left is None else max(self.left / self.fits_left, 1e-3)
         with warnings.catch_warnings():
-            if self.rows:  # the first fit has said it
+            if self.so_far.rows:  # the first fit has said it
                 warnings.simplefilter("ignore", BudgetWarning)
             history = self.model._fit_once(self.module, train, held_out, self.rng, last, budget=budget)
         self.left, self.fits_left = None if self.left is None else self.left - history.seconds, self.fits_left - 1
-        before, spent = (int(self.rows[-1]["epoch"]), self.rows[-1]["seconds"]) if self.rows else (0, 0.0)
-        self.rows += [row | {"epoch": before + row["epoch"], "seconds": spent + row["seconds"]} for row in history.rows]
-        history.kept_epoch = before + (history.kept_epoch or 0)
+        self.so_far.append(history)
+        history.kept_epoch = self.so_far.kept_epoch
         return history
 
 

@@ -31,7 +31,7 @@ from plausible.families.direct._columns import Columns
 from plausible.options import OptionError, estimator, option
 from plausible.randomness import normal, seed_of, uniform
 from plausible.space import Space
-from plausible.training import Events, History, em, run
+from plausible.training import Events, History, copied_state, em, run
 from plausible.transforms import Standardise
 
 RIDGE = 1e-6  # added to variances of about one
@@ -377,6 +377,6 @@ class HMM(Generative):
             few = min(START_ITERATIONS, self.max_iter)
             loss = improve(few, 1 / (self.n_init - i + 1)).best if self.n_init > 1 else -math.inf
             if loss < best:
-                best, best_state = loss, {k: v.clone() for k, v in module.state_dict().items()}
+                best, best_state = loss, copied_state(module)
         module.load_state_dict(best_state)
         return improve(self.max_iter, 1.0)

@@ -35,7 +35,7 @@ from plausible.families.direct._mixture import MixtureModule
 from plausible.options import estimator, option
 from plausible.randomness import seed_of
 from plausible.space import Space
-from plausible.training import Chunks, Events, History, em, run
+from plausible.training import Chunks, Events, History, copied_state, em, run
 from plausible.transforms import NormalMargins, Standardise, Transform
 
 COVARIANCES = ("full", "tied", "diagonal", "spherical", "factors")
@@ -180,7 +180,7 @@ class _Fitting:
             few = min(START_ITERATIONS, self.settings.max_iter)
             loss = self.improve(few, self.sample, 1 / (n_init - i + 1)).best if n_init > 1 else -math.inf
             if loss < best:
-                best, best_state = loss, self._state()
+                best, best_state = loss, copied_state(self.module)
         self.module.load_state_dict(best_state)
 
     def choose(self, held_out: Events | None) -> History:
@@ -195,7 +195,7 @@ class _Fitting:
             tried.append(k)
             scores.append(self._score(judge))
             if scores[-1] == max(scores):
-                best_state = self._state()
+                best_state = copied_state(self.module)
             if self.late or max(scores[-PATIENCE:]) < max(scores):
                 break
         self.module.allocate(tried[scores.index(max(scores))])
@@ -217,9 +217,6 @@ class _Fitting:
             return float(log_p.mean() if on.weight is None else (log_p @ on.weight) / on.weight.sum().clamp_min(1e-300))
         n, total = (len(log_p), log_p.sum()) if on.weight is None else (float(on.weight.sum()), log_p @ on.weight)
         return float(2 * total - self.module.n_parameters * math.log(n))
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        return {k: v.clone() for k, v in self.module.state_dict().items()}
 
 
 def _flat(events: Events) -> Events:
