@@ -507,6 +507,12 @@ def test_images_are_told_apart_by_the_folders_they_lie_in(tmp_path):
     code, _, err = run("fit", images, "-m", "made", "--epochs", 2, "-o", model)
     assert code == 0
     assert "--context folder" in err
+    compared = "compare", images, "--models", registry.BASELINE, "--budget", "9s", "-o", tmp_path / "results.v2"
+    assert "ends in .html" in run(*compared)[2]
+    (tmp_path / "results.v2").mkdir()
+    code, _, err = run(*compared)
+    assert code == 0, err
+    assert (tmp_path / "results.v2" / "report.html").exists()
     code, _, err = run(
         "fit", images, "-m", "made", "--epochs", 60, "--learning-rate", 0.01, "--context", "folder", "-o", model
     )
