@@ -40,10 +40,17 @@ ARCHITECTURES = ("gated", "residual", "masked")
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
-def net(column, shape, architecture="gated", n_context=0, channels=6, blocks=2, spread=0.4, seed=0) -> _PixelCNN:
+def net(
+    column, shape, architecture="gated", n_context=0, channels=6, blocks=2, spread=0.4, seed=0, dilations=(1, 2)
+) -> _PixelCNN:
     """A net of random weights, so strong that every connection shows."""
+    settings = {"components": 3, "dropout": 0.0, "dilations": dilations}
     return shaken(
-        lambda space: _PixelCNN(space, n_context, architecture, channels, blocks, 3, 0.0), column, shape, spread, seed
+        lambda space: _PixelCNN(space, n_context, architecture, channels, blocks, **settings),
+        column,
+        shape,
+        spread,
+        seed,
     )
 
 
@@ -113,18 +120,20 @@ def test_colour_of_many_levels_is_one_mixture_for_all_channels():
 # ------------------------------------------------------------------------------------------ who sees whom
 
 
-def causal_net(architecture, shape, blocks, reach=1):
+def causal_net(architecture, shape, blocks, reach=1, dilations=(1,)):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if architecture == "gated":
-            return GatedNet(1, shape, 4, blocks, reach).double()
-        return MaskedNet(1, shape, 4, blocks, reach, residual=architecture == "residual").double()
+            return GatedNet(1, shape, 4, blocks, reach, dilations=dilations).double()
+        residual = architecture == "residual"
+        return MaskedNet(1, shape, 4, blocks, reach, residual=residual, dilations=dilations).double()
 
 
 @architectures
-def test_no_pixel_sees_itself_or_a_later_one(architecture):
+@pytest.mark.parametrize("dilations", [(1,), (1, 2, 3)])
+def test_no_pixel_sees_itself_or_a_later_one(architecture, dilations):
     shape = (5, 6)
-    causal = causal_net(architecture, shape, blocks=5)
+    causal = causal_net(architecture, shape, blocks=5, dilations=dilations)
     for y, x in itertools.product(range(5), range(6)):
         later = influence(causal, shape, (y, x)).flatten()[y * 6 + x :]
         assert later.max() == 0
@@ -137,6 +146,14 @@ def test_gated_has_no_blind_spot_and_a_single_stack_has_one():
         assert (seen[: y * 7 + x] > 0).all()
     seen = influence(causal_net("residual", shape, blocks=6), shape, (2, 2))
     assert seen[1, 3] > 0 and seen[1, 4] == 0  # of the row above, one pixel to the right and no further
+
+
+def test_dilated_convolutions_see_further():
+    """Of the rows above: one by the first convolution, and d more by each block."""
+    shape = (9, 9)
+    for dilations, rows in [((1,), 4), ((1, 2, 4), 8), ((2,), 7)]:
+        seen = influence(causal_net("residual", shape, blocks=3, dilations=dilations), shape, (8, 4))
+        assert np.flatnonzero((seen > 0).any(1)).min() == 8 - rows
 
 
 @architectures
@@ -184,13 +201,18 @@ def test_masked_weights_count_as_none():
 
 @settings(deadline=None, max_examples=20)
 @drawn_from(
-    rows=st.integers(1, 3), left=st.integers(0, 3), right=st.integers(0, 2), n_in=st.integers(1, 3), seed=st.integers(0)
+    rows=st.integers(1, 3),
+    left=st.integers(0, 3),
+    right=st.integers(0, 2),
+    n_in=st.integers(1, 3),
+    dilation=st.integers(1, 4),
+    seed=st.integers(0),
 )
-def test_double_precision_convolves_as_single_does(rows, left, right, n_in, seed):
+def test_double_precision_convolves_as_single_does(rows, left, right, n_in, dilation, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**31)
         for here in {left, left + 1, left + 1 + right} - {0}:
-            conv = CausalConv(n_in, 3, rows, left, right, here)
+            conv = CausalConv(n_in, 3, rows, left, right, here, dilation=dilation)
             x = torch.randn(2, 4, 5, n_in)
             torch.testing.assert_close(conv(x).double(), conv.double()(x.double()), atol=1e-5, rtol=1e-5)
 
@@ -205,10 +227,11 @@ def test_double_precision_convolves_as_single_does(rows, left, right, n_in, seed
     shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
     n_context=st.integers(0, 2),
     blocks=st.integers(0, 3),
+    dilations=st.lists(st.integers(1, 6), min_size=1, max_size=3),
     seed=st.integers(0, 100),
 )
-def test_the_fast_sampler_is_the_slow_one(architecture, column, shape, n_context, blocks, seed):
-    module = net(column, shape, architecture, n_context, channels=3, blocks=blocks, seed=seed)
+def test_the_fast_sampler_is_the_slow_one(architecture, column, shape, n_context, blocks, dilations, seed):
+    module = net(column, shape, architecture, n_context, channels=3, blocks=blocks, seed=seed, dilations=dilations)
     c = torch.randn(5, n_context, generator=torch.Generator().manual_seed(seed)).double() if n_context else None
     assert_fast_is_slow(module, c, seed=seed)
 
@@ -217,7 +240,7 @@ def test_the_fast_sampler_is_the_slow_one(architecture, column, shape, n_context
 @pytest.mark.parametrize("column", [BIT, BYTE])
 def test_elsewhere_than_on_the_cpu_the_same_is_drawn(architecture, column, monkeypatch):
     """Torch's arithmetic in the place of numpy's, as on a GPU."""
-    module = net(column, (2, 3, 4), architecture, n_context=1)
+    module = net(column, (2, 3, 4), architecture, n_context=1, dilations=(2, 1))
     c = torch.ones(5, 1).double()
     z = assert_fast_is_slow(module, c)
     for where in (causal_steps, _pixels):
@@ -230,7 +253,7 @@ def test_elsewhere_than_on_the_cpu_the_same_is_drawn(architecture, column, monke
 @pytest.mark.parametrize("shape", [(1, 5, 4), (2, 1, 3)])
 def test_without_compiled_loops_the_same_is_drawn(column, shape, monkeypatch):
     pytest.importorskip("numba")
-    module = net(column, shape, "residual", n_context=1, channels=5, blocks=2)
+    module = net(column, shape, "residual", n_context=1, channels=5, blocks=2, dilations=(1, 2))
     assert isinstance(module.net_steps(2, torch.ones(2, 1).double()), causal_steps._ResidualLoops)
     c = torch.ones(5, 1).double()
     z = assert_fast_is_slow(module, c)
@@ -242,7 +265,7 @@ def test_without_compiled_loops_the_same_is_drawn(column, shape, monkeypatch):
 
 @architectures
 def test_single_precision_draws_the_same_bits(architecture):
-    module = net(BIT, (1, 12, 11), architecture, blocks=3, spread=0.2).float()
+    module = net(BIT, (1, 12, 11), architecture, blocks=3, spread=0.2, dilations=(1, 2, 4)).float()
     u = uniforms(module, 300)  # more than are drawn side by side
     with torch.no_grad():
         z = module.from_uniforms(u)

@@ -11,6 +11,7 @@ are laid out once. On the CPU the arithmetic is numpy's, whose calls cost a thir
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,22 +58,45 @@ def arithmetic(device: torch.device) -> SimpleNamespace:
 
 
 class _Row:
-    """A row of the input of a convolution, and the views of it that are needed again and again."""
+    """A row of the input of a convolution in lanes, and the views of it that are needed again and again.
+
+    `cells` are (d lanes, L pixels of each and what is beside them, n_in, n).
+    """
 
     def __init__(self, conv: CausalConv, width: int, cells: Array, xp: SimpleNamespace):
-        self.cells, n = cells, cells.shape[-1]
-        self.inside = self.cells[conv.left : conv.left + width]
-        self.slot = [self.cells[x + conv.left] for x in range(width)]
+        self.width, n = width, cells.shape[-1]
+        apart, length, size = conv.dilation, -(-width // conv.dilation), conv.n_in * n
         taps = min(conv.here, conv.left + 1)
-        self.left = [self.cells[x : x + taps].reshape(taps * conv.n_in, n) for x in range(width)]
-        size = conv.n_in * n
-        self.windows = xp.windows(self.cells, (width, conv.columns * conv.n_in, n), (size, n, 1))
+        lanes_and_places = [(x % apart, x // apart) for x in range(width)]
+        self.slot = [cells[lane, i + conv.left] for lane, i in lanes_and_places]
+        self.left = [cells[lane, i : i + taps].reshape(taps * conv.n_in, n) for lane, i in lanes_and_places]
+        self._inside = cells[:, conv.left : conv.left + length]
+        self._lanes = [self._inside[lane, : _pixels_of(lane, apart, width)] for lane in range(apart)]
+        columns = conv.columns * conv.n_in
+        self.windows = [
+            xp.windows(cells[lane], (len(inside), columns, n), (size, n, 1)) for lane, inside in enumerate(self._lanes)
+        ]
+
+    def fill(self, pixels: Array) -> None:
+        """Put in all pixels (W, n_in, n)."""
+        for lane, inside in enumerate(self._lanes):
+            inside[...] = pixels[lane :: len(self._lanes)]
+
+    def pixels(self) -> Array:
+        """All pixels (W, n_in, n); where there is one lane, what is written to it is seen in them."""
+        lanes, length, *rest = self._inside.shape
+        return self._inside.swapaxes(0, 1).reshape(lanes * length, *rest)[: self.width]
+
+
+def _pixels_of(lane: int, lanes: int, width: int) -> int:
+    """How many pixels of a row are in a lane."""
+    return -(-(width - lane) // lanes) if lane < width else 0
 
 
 class Cache:
     """The rows that a convolution looks at, and its weights.
 
-    `room` is where to keep them: cells (rows, width and what is beside it, n_in, n) and sums (width, n_out, n).
+    `room` is where to keep them: cells, of the shape that `cells_of` gives, and sums (W, n_out, n).
     """
 
     def __init__(
@@ -90,11 +114,12 @@ class Cache:
         bias = conv.bias[:, None] if c is None else conv.bias[:, None] + conv.of_context(c).T
         self.bias = xp.array(bias)
         cells, self.sums = room or (
-            xp.zeros((conv.rows, width + conv.left + conv.right, conv.n_in, n), self.bias),
+            xp.zeros((*cells_of(conv, width), n), self.bias),
             xp.zeros((width, conv.n_out, n), self.bias),
         )
         self.rows = [_Row(conv, width, part, xp) for part in cells]
-        self._term = xp.zeros((width, conv.n_out, n), self.bias)
+        self._apart, self._term = conv.dilation, xp.zeros((width, conv.n_out, n), self.bias)
+        self._terms = [self._term[lane :: self._apart] for lane in range(self._apart)]
         self.sum = [self.sums[x] for x in range(width)]
 
     def turn(self) -> None:
@@ -102,19 +127,28 @@ class Cache:
         self.rows.append(self.rows.pop(0))
         self.slot, self.left = self.rows[-1].slot, self.rows[-1].left
 
-    def add_up(self, rows: int, more: Array = None) -> None:
-        """Set the sums of each pixel to the bias and what this many rows, from the top of the kernel, give to it."""
+    def add_up(self, *, above: bool, own: bool, more: Array = None) -> None:
+        """Set the sums of each pixel to the bias and what the rows of the kernel above its own, and its own, give."""
         self.sums[...] = self.bias
         if more is not None:
             self.xp.add(self.sums, more, self.sums)
-        for r in range(rows):
-            self.xp.matmul(self.by_row[r], self.rows[r].windows, self._term)
+        last = len(self.by_row) - 1
+        for r in range(0 if above else last, last + own):
+            windows = self.rows[r * self._apart].windows
+            for seen, term in zip(windows, self._terms, strict=True):
+                self.xp.matmul(self.by_row[r], seen, term)
             self.xp.add(self.sums, self._term, self.sums)
 
     def at(self, x: int, out: Array) -> Array:
         """What the net puts out at a pixel of this row, from the row's sums and the taps to the left."""
         self.xp.dot(self.here, self.left[x], out)
         return self.xp.add(out, self.sum[x], out)
+
+
+def cells_of(conv: CausalConv, width: int) -> tuple[int, int, int, int]:
+    """Shape of the rows kept of the input of a convolution: (rows, lanes, pixels of a lane and beside it, n_in)."""
+    apart = conv.dilation
+    return (conv.rows - 1) * apart + 1, apart, -(-width // apart) + conv.left + conv.right, conv.n_in
 
 
 class Affine:
@@ -197,7 +231,7 @@ class MaskedSteps(PixelSteps):
     def begin_row(self) -> None:
         for cache in (self.first, *self.caches):
             cache.turn()
-            cache.add_up(len(cache.rows) - 1)
+            cache.add_up(above=True, own=False)
         self.xp.add(self.first.sums, self.place[self.y], self.first.sums)
 
     def column(self, x: int) -> Array:
@@ -241,15 +275,20 @@ class _ResidualLoops(MaskedSteps):
         self._loop, self.active, self.thin = residual, self.zeros(net.width), self.zeros(net.width // 2)
 
     def _rooms(self, net: MaskedNet) -> Any:
-        many, conv = len(net.blocks), net.blocks[0].conv
-        self.cells = self.zeros(many, conv.rows, self.row_width + conv.left + conv.right, conv.n_in)
-        self.sums = self.zeros(many, self.row_width, conv.n_out)
-        return zip(self.cells, self.sums, strict=True)
+        convs = [block.conv for block in net.blocks]
+        shapes = [cells_of(conv, self.row_width) for conv in convs]
+        sizes = [math.prod(shape[:3]) for shape in shapes]
+        self.dilations = np.array([conv.dilation for conv in convs])
+        self.cells = self.zeros(len(convs), max(sizes), convs[0].n_in)
+        self.sums = self.zeros(len(convs), self.row_width, convs[0].n_out)
+        cells = [
+            part[:size].reshape(*shape, self.n) for part, size, shape in zip(self.cells, sizes, shapes, strict=True)
+        ]
+        return zip(cells, self.sums, strict=True)
 
     def _residual(self, x: int) -> Array:
         self.first.at(x, self.inside)
-        row = self.y % 2  # which `turn` has put last
-        self._loop(self.inside, *self.blocks, self.cells, self.sums, row, x, self.active, self.thin)
+        self._loop(self.inside, *self.blocks, self.dilations, self.cells, self.sums, self.y, x, self.active, self.thin)
         return self.out
 
 
@@ -315,16 +354,16 @@ class _GatedSteps:
         xp, above = self.xp, self._above
         if not top:
             sums = self.down.sums
-            self.down.add_up(len(self.down.rows))
+            self.down.add_up(above=True, own=True)
             xp.matmul(self.from_above, sums, above)
             if after is not None:
                 xp.tanh(sums, sums)
                 v = 0.5 * sums[:, : self.channels] * (1 + sums[:, self.channels :])
-                after.down.rows[-1].inside[...] = v if self.first else v + self.down.rows[-1].inside
+                after.down.rows[-1].fill(v if self.first else v + self.down.rows[-1].pixels())
         if place is not None:
             above = above + place * self.half
         self.across.turn()
-        self.across.add_up(0, above)
+        self.across.add_up(above=False, own=False, more=above)
 
 
 def steps(net: nn.Module, n: int, c: torch.Tensor | None = None) -> MaskedSteps | GatedSteps:

@@ -23,19 +23,22 @@ from plausible.families.autoregressive._pixels import Pixels
 from plausible.neural import Neural
 from plausible.nn.causal import GatedNet, MaskedNet
 from plausible.nn.causal_steps import steps
-from plausible.options import estimator, option
+from plausible.options import OptionError, estimator, option
 from plausible.space import Space
 
 
 class _PixelCNN(Pixels):
     """The causal convolutions."""
 
-    def __init__(self, space: Space, n_context: int, architecture: str, channels, blocks, components, dropout):
+    def __init__(
+        self, space: Space, n_context: int, architecture: str, channels, blocks, components, dropout, dilations
+    ):
         def net(n_in, shape):
+            settings = {"dropout": dropout, "dilations": dilations}
             if architecture == "gated":
-                return GatedNet(n_in, shape, channels, blocks, 3, n_context, dropout)
+                return GatedNet(n_in, shape, channels, blocks, 3, n_context, **settings)
             residual = architecture == "residual"
-            return MaskedNet(n_in, shape, channels, blocks, 3, n_context, residual=residual, dropout=dropout)
+            return MaskedNet(n_in, shape, channels, blocks, 3, n_context, residual=residual, **settings)
 
         super().__init__(space, n_context, components, net)
 
@@ -64,6 +67,7 @@ class PixelCNN(Neural):
     )
     channels: int = option(32, "of the convolutions", low=1)
     blocks: int = option(4, "layers or blocks that follow the first one", low=0)
+    dilations: tuple[int, ...] = option((1, 2, 4), "of the convolutions that follow the first one, in turn", low=1)
     components: int = option(5, "mixture components of real and many-levelled pixels", low=1)
     dropout: float = option(0.0, "share of hidden units dropped while training", low=0, below=1)
 
@@ -77,6 +81,15 @@ class PixelCNN(Neural):
     )
 
     def _build(self, space: Space, context_space: Space) -> Module:
+        if not self.dilations:
+            raise OptionError("PixelCNN(dilations=()): expected at least one; (1,) is none wider than the kernels")
         return _PixelCNN(
-            space, context_space.dims, self.architecture, self.channels, self.blocks, self.components, self.dropout
+            space,
+            context_space.dims,
+            self.architecture,
+            self.channels,
+            self.blocks,
+            self.components,
+            self.dropout,
+            self.dilations,
         )
