@@ -41,10 +41,19 @@ architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 def net(
-    column, shape, architecture="gated", n_context=0, channels=6, blocks=2, spread=0.4, seed=0, dilations=(1, 2)
+    column,
+    shape,
+    architecture="gated",
+    n_context=0,
+    channels=6,
+    blocks=2,
+    spread=0.4,
+    seed=0,
+    dilations=(1, 2),
+    mixing=2,
 ) -> _PixelCNN:
     """A net of random weights, so strong that every connection shows."""
-    settings = {"components": 3, "dropout": 0.0, "dilations": dilations}
+    settings = {"dilations": dilations, "mixing": mixing, "components": 3, "dropout": 0.0}
     return shaken(
         lambda space: _PixelCNN(space, n_context, architecture, channels, blocks, **settings),
         column,
@@ -120,20 +129,19 @@ def test_colour_of_many_levels_is_one_mixture_for_all_channels():
 # ------------------------------------------------------------------------------------------ who sees whom
 
 
-def causal_net(architecture, shape, blocks, reach=1, dilations=(1,)):
+def causal_net(architecture, shape, blocks, reach=1, **settings):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if architecture == "gated":
-            return GatedNet(1, shape, 4, blocks, reach, dilations=dilations).double()
-        residual = architecture == "residual"
-        return MaskedNet(1, shape, 4, blocks, reach, residual=residual, dilations=dilations).double()
+            return GatedNet(1, shape, 4, blocks, reach, **settings).double()
+        return MaskedNet(1, shape, 4, blocks, reach, residual=architecture == "residual", **settings).double()
 
 
 @architectures
-@pytest.mark.parametrize("dilations", [(1,), (1, 2, 3)])
-def test_no_pixel_sees_itself_or_a_later_one(architecture, dilations):
+@pytest.mark.parametrize("settings", [{}, {"dilations": (1, 2, 3)}, {"mixing": 3}], ids=str)
+def test_no_pixel_sees_itself_or_a_later_one(architecture, settings):
     shape = (5, 6)
-    causal = causal_net(architecture, shape, blocks=5, dilations=dilations)
+    causal = causal_net(architecture, shape, blocks=5, **settings)
     for y, x in itertools.product(range(5), range(6)):
         later = influence(causal, shape, (y, x)).flatten()[y * 6 + x :]
         assert later.max() == 0
@@ -154,6 +162,14 @@ def test_dilated_convolutions_see_further():
     for dilations, rows in [((1,), 4), ((1, 2, 4), 8), ((2,), 7)]:
         seen = influence(causal_net("residual", shape, blocks=3, dilations=dilations), shape, (8, 4))
         assert np.flatnonzero((seen > 0).any(1)).min() == 8 - rows
+
+
+@architectures
+def test_with_mixing_every_pixel_before_is_seen(architecture):
+    """Two blocks by themselves reach a few rows."""
+    shape = (6, 7)
+    seen = influence(causal_net(architecture, shape, blocks=2, mixing=8), shape, (5, 6)).flatten()
+    assert (seen[:41] > 0).all() and seen[41] == 0
 
 
 @architectures
@@ -226,12 +242,14 @@ def test_double_precision_convolves_as_single_does(rows, left, right, n_in, dila
     column=st.sampled_from((BIT, THREE, BYTE, REAL)),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
     n_context=st.integers(0, 2),
-    blocks=st.integers(0, 3),
+    blocks=st.integers(0, 6),
     dilations=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    mixing=st.sampled_from((0, 1, 9)),
     seed=st.integers(0, 100),
 )
-def test_the_fast_sampler_is_the_slow_one(architecture, column, shape, n_context, blocks, dilations, seed):
-    module = net(column, shape, architecture, n_context, channels=3, blocks=blocks, seed=seed, dilations=dilations)
+def test_the_fast_sampler_is_the_slow_one(architecture, column, shape, n_context, blocks, dilations, mixing, seed):
+    settings = {"channels": 3, "blocks": blocks, "dilations": dilations, "mixing": mixing}
+    module = net(column, shape, architecture, n_context, seed=seed, **settings)
     c = torch.randn(5, n_context, generator=torch.Generator().manual_seed(seed)).double() if n_context else None
     assert_fast_is_slow(module, c, seed=seed)
 

@@ -9,6 +9,10 @@ Three of them, all (n, H, W, n_in) -> (n, H, W, width):
                 h <- h + W gate(U h + P V v(row above))     sees the pixels to the left and, through v, the rows above
                 gate(a, b) = tanh(a) sigmoid(b)
 
+After the last block, and every fourth before it, what lies anywhere before can be mixed in at one step:
+
+    mixing      h <- h + W2 relu(b + M relu(W1 relu(h))),    M lower triangular, from all places to all places
+
 Kernels have the causal taps only: of a 3x3 kernel the row below is never made, let alone multiplied by zero. Their taps
 may lie `dilation` pixels apart: with 1, 2, 4 in turn a pixel sees twice as far for the same work. Channels come
 last, (n, H, W, C): fast convolutions want it so. A bias per place tells a net where in the image it is.
@@ -16,7 +20,8 @@ last, (n, H, W, C): fast convolutions want it so. A bias per place tells a net w
 References: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel recurrent neural networks, 2016,
 https://arxiv.org/abs/1601.06759 (masks). van den Oord et al., Conditional image generation with PixelCNN decoders,
 2016, https://arxiv.org/abs/1606.05328 (gates, the blind spot). Yu and Koltun, Multi-scale context aggregation by
-dilated convolutions, 2016, https://arxiv.org/abs/1511.07122.
+dilated convolutions, 2016, https://arxiv.org/abs/1511.07122. Liu, Dai, So and Le, Pay attention to MLPs, 2021,
+https://arxiv.org/abs/2105.08050 (a matrix over places).
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from plausible.nn.mlp import Dropout
+
+MIX_EVERY = 4  # blocks
 
 
 class CausalConv(nn.Module):
@@ -141,6 +148,32 @@ class _Plain(nn.Module):
         return self.dropout(F.relu(self.conv(x, c)))
 
 
+class Mixing(nn.Module):
+    """h + W2 relu(b + M relu(W1 relu(h))), with M over places: (n, H, W, width) -> (n, H, W, width)."""
+
+    def __init__(self, width: int, channels: int, shape: tuple[int, int], dropout: float):
+        super().__init__()
+        places = math.prod(shape)
+        self.narrow, self.widen = Pointwise(width, channels), Pointwise(channels, width)
+        self.matrix = nn.Parameter(torch.empty(places, places).normal_(std=places**-0.5))
+        self.bias = nn.Parameter(torch.zeros(places, 1))
+        self.dropout = Dropout(dropout)
+        self.multiply_adds = channels * places**2
+        self.n_masked = places * (places - 1) // 2
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        n, height, width, _ = h.shape
+        values = F.relu(self.narrow(F.relu(h))).flatten(1, 2).transpose(0, 1)  # (H W, n, C)
+        mixed = F.relu(torch.mm(self.matrix.tril(), values.flatten(1)) + self.bias).view(height, width, n, -1)
+        return h + self.widen(self.dropout(mixed.permute(2, 0, 1, 3)))
+
+
+def _mixings(blocks: int, width: int, channels: int, shape: tuple[int, int], dropout: float) -> nn.ModuleDict:
+    """What mixes, by the number of the block that it comes after; nothing if there are no channels."""
+    after = range((blocks - 1) % MIX_EVERY, blocks, MIX_EVERY) if channels else ()
+    return nn.ModuleDict({str(i): Mixing(width, channels, shape, dropout) for i in after})
+
+
 def _in_turn(dilations: Sequence[int], blocks: int) -> list[int]:
     """The dilation of each block."""
     return [dilations[i % len(dilations)] for i in range(blocks)]
@@ -166,6 +199,7 @@ class MaskedNet(CausalNet):
         residual: residual blocks instead of plain ones.
         dropout: share of units dropped while training.
         dilations: of the blocks, in turn.
+        mixing: channels that are mixed over all places.
     """
 
     def __init__(
@@ -180,6 +214,7 @@ class MaskedNet(CausalNet):
         residual: bool,
         dropout: float = 0.0,
         dilations: Sequence[int] = (1,),
+        mixing: int = 0,
     ):
         super().__init__()
         self.residual, self.shape, self.width = residual, shape, 2 * channels if residual else channels
@@ -191,14 +226,16 @@ class MaskedNet(CausalNet):
             else _Plain(self.width, n_context, dropout, dilation)
             for dilation in _in_turn(dilations, blocks)
         )
+        self.mixings = _mixings(blocks, self.width, mixing, shape, dropout)
 
     def forward(self, x: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         h = self.first(x, c)
         h = h + self.place.to(h.dtype)  # all of it in half precision, where the convolutions are
         if not self.residual:
             h = F.relu(h)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             h = block(h, c)
+            h = self.mixings[str(i)](h) if str(i) in self.mixings else h
         return h
 
 
@@ -241,6 +278,7 @@ class GatedNet(CausalNet):
         *,
         dropout: float = 0.0,
         dilations: Sequence[int] = (1,),
+        mixing: int = 0,
     ):
         super().__init__()
         self.shape, self.width = shape, channels
@@ -249,11 +287,13 @@ class GatedNet(CausalNet):
             _GatedLayer(channels if i else n_in, channels, 1 if i else reach, i == 0, n_context, dropout, dilation)
             for i, dilation in enumerate([1, *_in_turn(dilations, blocks)])
         )
+        self.mixings = _mixings(blocks + 1, channels, mixing, shape, dropout)
 
     def forward(self, x: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         v = h = x
         for i, layer in enumerate(self.layers):
             v, h = layer(v, h, c, None if i else self.place, last=i + 1 == len(self.layers))
+            h = self.mixings[str(i)](h) if str(i) in self.mixings else h
         return h
 
 

@@ -11,6 +11,7 @@ are laid out once. On the CPU the arithmetic is numpy's, whose calls cost a thir
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from plausible.nn.causal import CausalConv, GatedNet, MaskedNet
+from plausible.nn.causal import CausalConv, GatedNet, MaskedNet, Mixing
 from plausible.nn.compiled import usable
 
 Array = Any  # of numpy on the CPU, of torch elsewhere
@@ -194,12 +195,56 @@ class PixelSteps:
         return self.column(self.x)
 
 
+class _MixingSteps:
+    """`Mixing`: what the rows above give to a row is one product, when it begins."""
+
+    def __init__(self, mixing: Mixing, of: PixelSteps):
+        self.xp, (channels, width) = of.xp, mixing.narrow.weight.shape
+        array, zeros = of.xp.array, of.zeros
+        self.narrow, self.narrow_bias = array(mixing.narrow.weight), array(mixing.narrow.bias[:, None])
+        self.widen = Affine(mixing.widen.weight, mixing.widen.bias, of.xp)
+        self.matrix, self.bias = array(mixing.matrix.tril()), array(mixing.bias)
+        self.columns, places = of.row_width, len(mixing.matrix)
+        # A place is a row of C n numbers, with a view of it as (C, n).
+        self.values = zeros(places, channels).reshape(places, -1)
+        self.sums = zeros(self.columns, channels).reshape(self.columns, -1)
+        self.value = [row.reshape(channels, of.n) for row in self.values]
+        self.mixed, self.mixed_inside = of.with_ones(channels)
+        self.term = zeros(1, channels).reshape(1, -1)
+        self.term_inside = self.term.reshape(channels, of.n)
+        self.active, self.wide, self.zero, self.narrow_zero = (zeros(k) for k in (width, width, width, channels))
+        self.at = 0  # the first place of this row
+
+    def begin_row(self, y: int) -> None:
+        self.at = at = y * self.columns
+        places = slice(at, at + self.columns)
+        if at:
+            self.xp.dot(self.matrix[places, :at], self.values[:at], self.sums)
+        self.xp.add(self.sums, self.bias[places], self.sums)
+
+    def add_to(self, h: Array, x: int) -> None:
+        """Add to h (width, n), at a pixel of this row, what is mixed there."""
+        xp, i = self.xp, self.at + x
+        value = self.value[i]
+        xp.dot(self.narrow, xp.maximum(h, self.zero, self.active), value)
+        xp.maximum(xp.add(value, self.narrow_bias, value), self.narrow_zero, value)
+        xp.dot(self.matrix[i : i + 1, self.at : i + 1], self.values[self.at : i + 1], self.term)
+        xp.add(self.term, self.sums[x : x + 1], self.term)
+        xp.maximum(self.term_inside, self.narrow_zero, self.mixed_inside)
+        xp.add(h, self.widen(self.mixed, self.wide), h)
+
+
+def _mixing_steps(net: MaskedNet | GatedNet, of: PixelSteps) -> dict[int, _MixingSteps]:
+    """The mixings of a net by the number of the block that they come after."""
+    return {int(i): _MixingSteps(mixing, of) for i, mixing in net.mixings.items()}
+
+
 class MaskedSteps(PixelSteps):
     """`MaskedNet`, pixel by pixel."""
 
     def __init__(self, net: MaskedNet, n: int, c: torch.Tensor | None = None):
         super().__init__(net, n, c)
-        self.residual = net.residual
+        self.residual, self.mixings = net.residual, _mixing_steps(net, self)
         self.first = Cache(net.first, self.row_width, n, c, self.xp)
         self.caches = [
             Cache(block.conv, self.row_width, n, c, self.xp, room)
@@ -232,6 +277,8 @@ class MaskedSteps(PixelSteps):
         for cache in (self.first, *self.caches):
             cache.turn()
             cache.add_up(above=True, own=False)
+        for mixing in self.mixings.values():
+            mixing.begin_row(self.y)
         self.xp.add(self.first.sums, self.place[self.y], self.first.sums)
 
     def column(self, x: int) -> Array:
@@ -239,10 +286,12 @@ class MaskedSteps(PixelSteps):
 
     def _plain(self, x: int) -> Array:
         relu, zero, cache = self.xp.maximum, self.zero[:-1], self.first
-        for after in self.caches:
-            relu(cache.at(x, self.term), zero, after.slot[x])
+        for i, after in enumerate([*self.caches, None]):
+            h = self.inside if after is None else after.slot[x]
+            relu(cache.at(x, self.term), zero, h)
+            if i - 1 in self.mixings:
+                self.mixings[i - 1].add_to(h, x)
             cache = after
-        relu(cache.at(x, self.term), zero, self.inside)
         return self.out
 
     def _residual(self, x: int) -> Array:
@@ -250,16 +299,18 @@ class MaskedSteps(PixelSteps):
         h, inside, active, zero, term = self.out, self.inside, self.active, self.zero, self.term
         thin, none, thin_out, thin_inside = self.thin, self.narrow_zero, self.thin_out, self.thin_inside
         self.first.at(x, inside)
-        for narrow, cache, widen in self.blocks:
+        for i, (narrow, cache, widen) in enumerate(self.blocks):
             narrow(relu(h, zero, active), thin)
             relu(thin, none, cache.slot[x])
             relu(cache.at(x, thin), none, thin_inside)
             add(inside, widen(thin_out, term), inside)
+            if i in self.mixings:
+                self.mixings[i].add_to(inside, x)
         return h
 
 
 class _ResidualLoops(MaskedSteps):
-    """The residual net, the blocks of a pixel in one compiled loop."""
+    """The residual net, the blocks of a pixel up to a mixing, or to the end, in one compiled loop."""
 
     def _prepare(self, net: MaskedNet) -> None:
         from plausible.nn._causal_loops import residual
@@ -267,12 +318,18 @@ class _ResidualLoops(MaskedSteps):
         def stacked(tensors: Any) -> Array:
             return self.xp.array(torch.stack(list(tensors)))
 
-        self.blocks = [
+        of_blocks = [
             *(stacked(b.narrow.weight for b in net.blocks), stacked(b.narrow.bias for b in net.blocks)),
             np.stack([cache.here for cache in self.caches]),
             *(stacked(b.widen.weight for b in net.blocks), stacked(b.widen.bias for b in net.blocks)),
         ]
         self._loop, self.active, self.thin = residual, self.zeros(net.width), self.zeros(net.width // 2)
+        bounds = [0, *(i + 1 for i in self.mixings if i + 1 < len(net.blocks)), len(net.blocks)]
+        of_blocks += [self.dilations, self.cells, self.sums]
+        self._parts = [
+            ([array[first:last] for array in of_blocks], self.mixings.get(last - 1))
+            for first, last in itertools.pairwise(bounds)
+        ]
 
     def _rooms(self, net: MaskedNet) -> Any:
         convs = [block.conv for block in net.blocks]
@@ -288,7 +345,10 @@ class _ResidualLoops(MaskedSteps):
 
     def _residual(self, x: int) -> Array:
         self.first.at(x, self.inside)
-        self._loop(self.inside, *self.blocks, self.dilations, self.cells, self.sums, self.y, x, self.active, self.thin)
+        for arrays, mixing in self._parts:
+            self._loop(self.inside, *arrays, self.y, x, self.active, self.thin)
+            if mixing is not None:
+                mixing.add_to(self.inside, x)
         return self.out
 
 
@@ -298,6 +358,7 @@ class GatedSteps(PixelSteps):
     def __init__(self, net: GatedNet, n: int, c: torch.Tensor | None = None):
         super().__init__(net, n, c)
         self.layers = [_GatedSteps(layer, self.row_width, n, c, self.xp) for layer in net.layers]
+        self.mixings = _mixing_steps(net, self)
         channels = net.width
         self.out, self.inside = self.with_ones(channels)
         self.gated, self.gated_inside = self.with_ones(channels)
@@ -316,6 +377,8 @@ class GatedSteps(PixelSteps):
             layer.begin_row(self.layers[i + 1] if i + 1 < len(self.layers) else None, place, top=self.y == 0)
         for layer in self.layers:
             layer.down.turn()
+        for mixing in self.mixings.values():
+            mixing.begin_row(self.y)
 
     def column(self, x: int) -> Array:
         xp, own, a, b, term = self.xp, self.own, self.a, self.b, self.term
@@ -329,6 +392,8 @@ class GatedSteps(PixelSteps):
                 into[...] = term
             else:
                 xp.add(layer.across.slot[x], term, into)
+            if i in self.mixings:
+                self.mixings[i].add_to(into, x)
         return self.out
 
 

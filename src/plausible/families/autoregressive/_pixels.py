@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from plausible.families._stepwise import Stepwise
 from plausible.heads import Bernoulli, DiscretisedLogistics, Heads
-from plausible.nn.causal import CausalNet, Pointwise
+from plausible.nn.causal import CausalNet, Mixing, Pointwise
 from plausible.nn.causal_steps import PixelSteps, arithmetic
 from plausible.space import Space
 
@@ -89,8 +89,10 @@ class Pixels(Stepwise):
     @property
     def multiply_adds(self) -> int:
         """Of one pass over one image."""
-        per_pixel = sum(m.weight.numel() for m in self.own_modules() if getattr(m, "weight", None) is not None)
-        return per_pixel * self.shape[1] * self.shape[2]
+        modules = list(self.own_modules())
+        per_pixel = sum(m.weight.numel() for m in modules if getattr(m, "weight", None) is not None)
+        mixing = sum(m.multiply_adds for m in modules if isinstance(m, Mixing))
+        return per_pixel * self.shape[1] * self.shape[2] + mixing
 
     @property
     def heavy(self) -> bool:

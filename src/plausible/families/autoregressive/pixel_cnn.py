@@ -31,10 +31,10 @@ class _PixelCNN(Pixels):
     """The causal convolutions."""
 
     def __init__(
-        self, space: Space, n_context: int, architecture: str, channels, blocks, components, dropout, dilations
+        self, space: Space, n_context: int, architecture: str, channels, blocks, dilations, mixing, components, dropout
     ):
         def net(n_in, shape):
-            settings = {"dropout": dropout, "dilations": dilations}
+            settings = {"dropout": dropout, "dilations": dilations, "mixing": mixing}
             if architecture == "gated":
                 return GatedNet(n_in, shape, channels, blocks, 3, n_context, **settings)
             residual = architecture == "residual"
@@ -68,6 +68,7 @@ class PixelCNN(Neural):
     channels: int = option(32, "of the convolutions", low=1)
     blocks: int = option(4, "layers or blocks that follow the first one", low=0)
     dilations: tuple[int, ...] = option((1, 2, 4), "of the convolutions that follow the first one, in turn", low=1)
+    mixing: int = option(0, "channels mixed over all places, after the last block and every fourth before it", low=0)
     components: int = option(5, "mixture components of real and many-levelled pixels", low=1)
     dropout: float = option(0.0, "share of hidden units dropped while training", low=0, below=1)
 
@@ -89,7 +90,8 @@ class PixelCNN(Neural):
             self.architecture,
             self.channels,
             self.blocks,
+            self.dilations,
+            self.mixing,
             self.components,
             self.dropout,
-            self.dilations,
         )
