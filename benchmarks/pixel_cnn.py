@@ -2,7 +2,7 @@
 
     python benchmarks/pixel_cnn.py [--data binary|grey] [--minutes 60] [--checkpoint FILE] [--test 10000]
                                    [--architecture residual] [--channels 16] [--blocks 15] [--batch 64] [--rate 0.002]
-                                   [--decay 0] [--dropout 0]
+                                   [--decay 0] [--dropout 0] [--dilations 1 2 4] [--mixing 0]
     python benchmarks/pixel_cnn.py --family pixel_rnn --architecture diagonal --channels 32 --blocks 1
 
 The images of training and validation are taken together, a twentieth of them held out at random: by these alone the
@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--architecture", default="residual", help="of the net; for pixel_rnn: diagonal or row")
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--blocks", type=int, default=15, help="or layers, of pixel_rnn")
+    parser.add_argument("--dilations", type=int, nargs="+", default=(1, 2, 4), help="of the blocks, in turn")
+    parser.add_argument("--mixing", type=int, default=0, help="channels mixed over all places")
     parser.add_argument("--components", type=int, default=5)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -65,8 +67,11 @@ def main() -> None:
     some = np.random.default_rng(0).permutation(len(test))[: given.test]  # they are sorted by digit
     train, test = train[: given.examples], test[some]
     family = pl.registry.get(given.family)
+    depth = {"layers": given.blocks}
+    if given.family == "pixel_cnn":
+        depth = {"blocks": given.blocks, "dilations": tuple(given.dilations), "mixing": given.mixing}
     model = family(
-        **{"blocks" if given.family == "pixel_cnn" else "layers": given.blocks},
+        **depth,
         architecture=given.architecture,
         channels=given.channels,
         components=given.components,
@@ -100,7 +105,8 @@ def main() -> None:
     unit, bar = ("nats", "83.0") if given.data == "binary" else ("bits per dimension", "1.05")
     error = measure.std() / math.sqrt(len(measure))
     print(f"{machine()}; {given.data} MNIST, {len(train):,} images; others used {others}", end="\n\n")
-    name = f"{family.__name__}, {given.architecture}, {given.blocks} blocks, {given.channels} channels"
+    settings = [f"{name} {value}" for name, value in depth.items()]
+    name = ", ".join([family.__name__, given.architecture, f"channels {given.channels}", *settings])
     head = ["net", "parameters", "minutes", "epochs", f"test {unit}", "bar", f"scoring {len(test):,}, s"]
     epochs = f"{int(model.history_['epoch'].max())}, kept {model.kept_epoch_}"
     row = [name, f"{model.n_parameters_:,}", f"{fitted / 60:.1f}", epochs]

@@ -37,6 +37,11 @@ NETS = {
     "residual, 15 blocks, 16 channels": ({"architecture": "residual", "channels": 16, "blocks": 15}, 200, 5),
     "gated, 4 layers, 32 channels": ({"architecture": "gated", "channels": 32, "blocks": 4}, 300, 2),
     "masked, 6 layers, 32 channels": ({"architecture": "masked", "channels": 32, "blocks": 6}, None, None),
+    "residual, 12 blocks, 32 channels, 16 mixed": (
+        {"architecture": "residual", "channels": 32, "blocks": 12, "mixing": 16},
+        None,
+        None,
+    ),
 }
 TRAINED = NETS["residual, 15 blocks, 16 channels"][0]
 
@@ -80,21 +85,24 @@ def drawing(x: np.ndarray, rounds: int) -> list[list[str]]:
 class MaskedConv(nn.Conv2d):
     """As in most repositories: the whole kernel, with zeros where it must not look."""
 
-    def __init__(self, n_in: int, n_out: int, size: int, own: bool):
-        super().__init__(n_in, n_out, size, padding=size // 2)
+    def __init__(self, n_in: int, n_out: int, size: int, own: bool, dilation: int):
+        super().__init__(n_in, n_out, size, padding=dilation * (size // 2), dilation=dilation)
         mask = torch.ones(size, size)
         mask[size // 2, size // 2 + own :] = 0
         mask[size // 2 + 1 :] = 0
         self.register_buffer("mask", mask)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
+        weight = self.weight * self.mask
+        return F.conv2d(x, weight, self.bias, padding=self.padding, dilation=self.dilation)
 
-    def copy(self, conv: nn.Module) -> MaskedConv:
-        with torch.no_grad():
-            self.weight[:, :, : conv.rows] = conv.kernel()
-            self.bias.copy_(conv.bias)
-        return self
+
+def masked(conv: nn.Module) -> MaskedConv:
+    copy = MaskedConv(conv.n_in, conv.n_out, 2 * conv.rows - 1, conv.here > conv.left, conv.dilation)
+    with torch.no_grad():
+        copy.weight[:, :, : conv.rows] = conv.kernel()
+        copy.bias.copy_(conv.bias)
+    return copy
 
 
 def pointwise(linear: nn.Module) -> nn.Conv2d:
@@ -112,13 +120,13 @@ class PlainPixelCNN(nn.Module):
     def __init__(self, like: nn.Module):
         super().__init__()
         net = like.net
-        self.first = MaskedConv(1, net.width, 7, own=False).copy(net.first)
+        self.first = masked(net.first)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.ReLU(),
                 pointwise(block.narrow),
                 nn.ReLU(),
-                MaskedConv(block.conv.n_in, block.conv.n_out, 3, own=True).copy(block.conv),
+                masked(block.conv),
                 nn.ReLU(),
                 pointwise(block.widen),
             )

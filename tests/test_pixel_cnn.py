@@ -33,6 +33,7 @@ from plausible.families.autoregressive import _pixels
 from plausible.families.autoregressive.pixel_cnn import _PixelCNN
 from plausible.nn import causal_steps
 from plausible.nn.causal import CausalConv, GatedNet, MaskedNet
+from plausible.options import OptionError
 from plausible.uses import given
 
 ARCHITECTURES = ("gated", "residual", "masked")
@@ -306,9 +307,42 @@ FAST = {"channels": 8, "blocks": 1, "learning_rate": 0.02, "batch_size": 64, "ra
 
 
 @architectures
-def test_it_learns_stripes_to_their_entropy(architecture):
-    model = pl.PixelCNN(architecture=architecture, epochs=8, **FAST).fit(stripes(3000))
+@pytest.mark.parametrize("mixing", [0, 4])
+def test_it_learns_stripes_to_their_entropy(architecture, mixing):
+    model = pl.PixelCNN(architecture=architecture, mixing=mixing, epochs=8, **FAST).fit(stripes(3000))
     assert gap_to_stripes(model.log_prob) < 0.02
+
+
+def echoes(n, seed=0):
+    """A bit in the first corner that comes again in the last one, beyond the reach of a block; noise in between."""
+    x = np.random.default_rng(seed).integers(0, 2, (n, 7, 7)).astype(np.uint8)
+    x[:, -1, -1] = x[:, 0, 0]
+    return x
+
+
+@pytest.mark.parametrize(
+    "settings, found", [({"dilations": (1,)}, False), ({"dilations": (3,)}, True), ({"mixing": 4}, True)], ids=str
+)
+def test_what_lies_far_apart_is_found_by_dilation_or_mixing(settings, found):
+    """Else there are 49 bits in an image of 48."""
+    wide = FAST | {"architecture": "residual", "blocks": 2, "channels": 16} | settings
+    model = pl.PixelCNN(epochs=30, **wide).fit(echoes(2000))
+    bits = -model.log_prob(echoes(1000, seed=1)).mean() / math.log(2)
+    assert bits == pytest.approx(48 if found else 49, abs=0.4)
+
+
+@pytest.mark.parametrize(
+    "settings, shape, said",
+    [
+        ({"dilations": ()}, (3, 3), "at least one"),
+        ({"dilations": (0,)}, (3, 3), "at least 1"),
+        ({"mixing": 1}, (65, 64), "at most 4,096 of them; these have 65 x 64"),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_net_are_refused(settings, shape, said):
+    with pytest.raises(OptionError, match=said):
+        pl.PixelCNN(**settings).fit(np.random.default_rng(0).integers(0, 2, (20, *shape)).astype(np.uint8))
 
 
 def test_the_lower_half_given_the_upper():

@@ -26,6 +26,8 @@ from plausible.nn.causal_steps import steps
 from plausible.options import OptionError, estimator, option
 from plausible.space import Space
 
+MOST_MIXED = 4096  # places: 17 million numbers a mixing
+
 
 class _PixelCNN(Pixels):
     """The causal convolutions."""
@@ -83,7 +85,15 @@ class PixelCNN(Neural):
 
     def _build(self, space: Space, context_space: Space) -> Module:
         if not self.dilations:
-            raise OptionError("PixelCNN(dilations=()): expected at least one; (1,) is none wider than the kernels")
+            raise OptionError(
+                "PixelCNN(dilations=()): expected at least one; (1,) has the taps of a kernel side by side"
+            )
+        _, height, width = space.shape
+        if self.mixing and height * width > MOST_MIXED:
+            raise OptionError(
+                f"PixelCNN(mixing={self.mixing}) learns a number for each pair of places, and so takes images "
+                f"of at most {MOST_MIXED:,} of them; these have {height} x {width}: leave mixing at 0, or make the images smaller"
+            )
         return _PixelCNN(
             space,
             context_space.dims,
