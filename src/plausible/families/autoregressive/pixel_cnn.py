@@ -92,7 +92,8 @@ class PixelCNN(Neural):
         if self.mixing and height * width > MOST_MIXED:
             raise OptionError(
                 f"PixelCNN(mixing={self.mixing}) learns a number for each pair of places, and so takes images "
-                f"of at most {MOST_MIXED:,} of them; these have {height} x {width}: leave mixing at 0, or make the images smaller"
+                f"of at most {MOST_MIXED:,} of them; these have {height} x {width}: leave mixing at 0, or make the "
+                "images smaller"
             )
         return _PixelCNN(
             space,
