@@ -3,11 +3,11 @@ r"""PixelCNN: images pixel by pixel, in raster order, by causal convolutions.
     p(x) = prod_{y,x} prod_k p(x_kyx | pixels before (y, x), channels before k of this pixel)
 
 A causal convolutional net turns the pixels before (y, x) into h_yx (`nn.causal`: masked, residual, or gated without
-blind spot); `_pixels` says how h_yx and the channels already known become the parameters of a channel.
+blind spot; dilated; with what mixes all places); `_pixels` says how h_yx and the channels already known become the parameters of a channel.
 
 Drawing costs the work of one pass over the image: see `nn.causal_steps`.
 
-Expected (benchmarks/pixel_cnn.py): 83.3 nats on fixed binarised MNIST after 114 minutes on one core; 1.01 bits per
+Expected (benchmarks/pixel_cnn.py): 81.5 nats on fixed binarised MNIST after 57 minutes on one core; 1.01 bits per
 dimension on MNIST with 256 levels after 88. Published: 81.30 nats (van den Oord et al., 2016), 80.10 (gated).
 
 References: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel recurrent neural networks, 2016,
