@@ -164,7 +164,8 @@ class Mixing(nn.Module):
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         n, height, width, _ = h.shape
         values = F.relu(self.narrow(F.relu(h))).flatten(1, 2).transpose(0, 1)  # (H W, n, C)
-        mixed = F.relu(torch.mm(self.matrix.tril(), values.flatten(1)) + self.bias).view(height, width, n, -1)
+        bias = self.bias.to(values.dtype)  # all of it in half precision, where the product is
+        mixed = F.relu(torch.mm(self.matrix.tril(), values.flatten(1)) + bias).view(height, width, n, -1)
         return h + self.widen(self.dropout(mixed.permute(2, 0, 1, 3)))
 
 

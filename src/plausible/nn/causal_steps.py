@@ -2,11 +2,13 @@
 
 Every convolution keeps the rows of its input that its kernel reaches. What the rows above give to a row is computed
 once, when it begins; a pixel then costs one column: the taps to its left, and the 1x1 convolutions. Of the gated
-net the whole vertical stack is done when a row begins. Where numba is installed, all blocks of the residual net at a
-pixel are one compiled loop.
+net the whole vertical stack is done when a row begins. A mixing adds at a pixel what its row has so far to what the
+rows above gave. Where numba is installed, the blocks of the residual net between two mixings are one compiled loop.
 
-Channels are rows and examples columns, (C, n), so that taps lying side by side are one matrix without copying; weights
-are laid out once. On the CPU the arithmetic is numpy's, whose calls cost a third of torch's; elsewhere it is torch's.
+Channels are rows and examples columns, (C, n), so that taps lying side by side are one matrix without copying. Taps
+that are d pixels apart lie side by side, too: a row is kept as d lanes, of which lane i has the pixels i, i + d, ...
+Weights are laid out once. On the CPU the arithmetic is numpy's, whose calls cost a third of torch's; elsewhere it is
+torch's.
 """
 
 from __future__ import annotations
@@ -196,7 +198,7 @@ class PixelSteps:
 
 
 class _MixingSteps:
-    """`Mixing`: what the rows above give to a row is one product, when it begins."""
+    """`Mixing`, pixel by pixel."""
 
     def __init__(self, mixing: Mixing, of: PixelSteps):
         self.xp, (channels, width) = of.xp, mixing.narrow.weight.shape
@@ -205,7 +207,7 @@ class _MixingSteps:
         self.widen = Affine(mixing.widen.weight, mixing.widen.bias, of.xp)
         self.matrix, self.bias = array(mixing.matrix.tril()), array(mixing.bias)
         self.columns, places = of.row_width, len(mixing.matrix)
-        # A place is a row of C n numbers, with a view of it as (C, n).
+        # A place is a row of C n numbers, for sums over places; `value` has the same numbers as (C, n).
         self.values = zeros(places, channels).reshape(places, -1)
         self.sums = zeros(self.columns, channels).reshape(self.columns, -1)
         self.value = [row.reshape(channels, of.n) for row in self.values]
