@@ -3,7 +3,8 @@ r"""PixelCNN: images pixel by pixel, in raster order, by causal convolutions.
     p(x) = prod_{y,x} prod_k p(x_kyx | pixels before (y, x), channels before k of this pixel)
 
 A causal convolutional net turns the pixels before (y, x) into h_yx (`nn.causal`: masked, residual, or gated without
-blind spot; dilated; with what mixes all places); `_pixels` says how h_yx and the channels already known become the parameters of a channel.
+blind spot; dilated; with what mixes all places); `_pixels` says how h_yx and the channels already known become the
+parameters of a channel.
 
 Drawing costs the work of one pass over the image: see `nn.causal_steps`.
 
