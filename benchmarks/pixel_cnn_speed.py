@@ -93,11 +93,11 @@ class MaskedConv(nn.Conv2d):
         self.register_buffer("mask", mask)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.weight * self.mask
-        return F.conv2d(x, weight, self.bias, padding=self.padding, dilation=self.dilation)
+        return F.conv2d(x, self.weight * self.mask, self.bias, 1, self.padding, self.dilation)
 
 
-def masked(conv: nn.Module) -> MaskedConv:
+def whole(conv: nn.Module) -> MaskedConv:
+    """The same convolution, with its whole kernel."""
     copy = MaskedConv(conv.n_in, conv.n_out, 2 * conv.rows - 1, conv.here > conv.left, conv.dilation)
     with torch.no_grad():
         copy.weight[:, :, : conv.rows] = conv.kernel()
@@ -115,18 +115,18 @@ def pointwise(linear: nn.Module) -> nn.Conv2d:
 
 
 class PlainPixelCNN(nn.Module):
-    """The same function of the pixels."""
+    """The same function of the pixels, of a net without mixing."""
 
     def __init__(self, like: nn.Module):
         super().__init__()
         net = like.net
-        self.first = masked(net.first)
+        self.first = whole(net.first)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.ReLU(),
                 pointwise(block.narrow),
                 nn.ReLU(),
-                masked(block.conv),
+                whole(block.conv),
                 nn.ReLU(),
                 pointwise(block.widen),
             )

@@ -186,6 +186,8 @@ def _rebuild(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any
         raise ModelFileError(f"the file gives {cls.__name__} an argument it does not have: {sorted(unknown)[0]!r}")
     if described["format"] < 3 and described["arguments"].get("orderings", 1) > 1:
         raise ModelFileError("the second ordering of the columns was another one then")
+    if "dilations" in known:  # files from before there were any
+        described["arguments"].setdefault("dilations", [1])
     model = cls(**{k: _from_json(v) for k, v in described["arguments"].items()})
     _refuse_giants(described["arguments"])
     fitted = dict(described["fitted"])

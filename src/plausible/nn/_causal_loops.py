@@ -48,24 +48,24 @@ def _positive(x, out):
 
 
 @compiled
-def residual(h, narrow, narrow_bias, here, widen, widen_bias, dilations, cells, sums, y, x, active, thin):
+def residual(h, narrow, narrow_bias, here, widen, widen_bias, dilations, begins, sums, cells, y, x, active, thin):
     """Add to h (width, n) what the blocks give to it at row y, column x; write their inputs there into the cells.
 
     Args:
         narrow, widen: weights (B, C, width) and (B, width, C), with biases (B, C) and (B, width).
         here: weights (B, C, 2 C) of the pixel to the left and of the pixel itself.
-        dilations: d of each block (B,).
-        cells: of the input of each convolution (B, cells, C, n), as `causal_steps.cells_of` has them: d + 1 rows of
-            d lanes, with a cell at both ends of a lane.
+        dilations, begins: d of each block, and where its cells begin (B,).
         sums: what the rows above give to this one (B, W, C, n).
+        cells: of the inputs of the convolutions (cells, C, n), those of a block as `causal_steps.cells_of` has them:
+            d + 1 rows of d lanes, with a cell at both ends of a lane.
         active, thin: scratch space (width, n) and (C, n).
     """
     C, W = len(thin), sums.shape[1]
     for b in range(len(narrow)):
         d = dilations[b]
         lane = y % (d + 1) * d + x % d
-        at = lane * ((W + d - 1) // d + 2) + x // d  # the cell of the pixel d to the left
-        left, slot = cells[b, at], cells[b, at + 1]
+        at = begins[b] + lane * ((W + d - 1) // d + 2) + x // d  # the cell of the pixel d to the left
+        left, slot = cells[at], cells[at + 1]
         _positive(h, active)
         _start(thin, narrow_bias[b])
         _add_product(thin, narrow[b], active)

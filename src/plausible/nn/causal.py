@@ -14,8 +14,9 @@ After the last block, and every fourth before it, what lies anywhere before can 
     mixing      h <- h + W2 relu(b + M relu(W1 relu(h))),    M lower triangular, from all places to all places
 
 Kernels have the causal taps only: of a 3x3 kernel the row below is never made, let alone multiplied by zero. Their taps
-may lie `dilation` pixels apart: with 1, 2, 4 in turn a pixel sees twice as far for the same work. Channels come
-last, (n, H, W, C): fast convolutions want it so. A bias per place tells a net where in the image it is.
+may lie `dilation` pixels apart: with 1, 2, 4 in turn twelve blocks see 31 rows up instead of 15, for the same work (and
+with one that is wider than what is seen already there are holes). Channels come last, (n, H, W, C): fast convolutions
+want it so. A bias per place tells a net where in the image it is.
 
 References: van den Oord, Kalchbrenner and Kavukcuoglu, Pixel recurrent neural networks, 2016,
 https://arxiv.org/abs/1601.06759 (masks). van den Oord et al., Conditional image generation with PixelCNN decoders,
@@ -164,20 +165,19 @@ class Mixing(nn.Module):
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         n, height, width, _ = h.shape
         values = F.relu(self.narrow(F.relu(h))).flatten(1, 2).transpose(0, 1)  # (H W, n, C)
-        bias = self.bias.to(values.dtype)  # all of it in half precision, where the product is
-        mixed = F.relu(torch.mm(self.matrix.tril(), values.flatten(1)) + bias).view(height, width, n, -1)
+        mixed = F.relu(torch.addmm(self.bias, self.matrix.tril(), values.flatten(1))).view(height, width, n, -1)
         return h + self.widen(self.dropout(mixed.permute(2, 0, 1, 3)))
 
 
-def _mixings(blocks: int, width: int, channels: int, shape: tuple[int, int], dropout: float) -> nn.ModuleDict:
-    """What mixes, by the number of the block that it comes after; nothing if there are no channels."""
-    after = range((blocks - 1) % MIX_EVERY, blocks, MIX_EVERY) if channels else ()
-    return nn.ModuleDict({str(i): Mixing(width, channels, shape, dropout) for i in after})
+def _mixings(blocks: int, width: int, channels: int, shape: tuple[int, int], dropout: float) -> nn.ModuleList:
+    """What mixes after each block, or None."""
+    due = [channels and (blocks - 1 - i) % MIX_EVERY == 0 for i in range(blocks)]
+    return nn.ModuleList(Mixing(width, channels, shape, dropout) if now else None for now in due)
 
 
-def _in_turn(dilations: Sequence[int], blocks: int) -> list[int]:
-    """The dilation of each block."""
-    return [dilations[i % len(dilations)] for i in range(blocks)]
+def _in_turn(dilations: Sequence[int], blocks: int, shape: tuple[int, int]) -> list[int]:
+    """The dilation of each block. As wide as the image they leave the pixel alone to be seen, and wider the same."""
+    return [min(dilations[i % len(dilations)], max(shape)) for i in range(blocks)]
 
 
 class CausalNet(nn.Module):
@@ -225,7 +225,7 @@ class MaskedNet(CausalNet):
             _Bottleneck(self.width, channels, n_context, dropout, dilation)
             if residual
             else _Plain(self.width, n_context, dropout, dilation)
-            for dilation in _in_turn(dilations, blocks)
+            for dilation in _in_turn(dilations, blocks, shape)
         )
         self.mixings = _mixings(blocks, self.width, mixing, shape, dropout)
 
@@ -234,9 +234,9 @@ class MaskedNet(CausalNet):
         h = h + self.place.to(h.dtype)  # all of it in half precision, where the convolutions are
         if not self.residual:
             h = F.relu(h)
-        for i, block in enumerate(self.blocks):
+        for block, mixing in zip(self.blocks, self.mixings, strict=True):
             h = block(h, c)
-            h = self.mixings[str(i)](h) if str(i) in self.mixings else h
+            h = h if mixing is None else mixing(h)
         return h
 
 
@@ -286,15 +286,15 @@ class GatedNet(CausalNet):
         self.place = nn.Parameter(torch.zeros(*shape, 2 * channels))
         self.layers = nn.ModuleList(
             _GatedLayer(channels if i else n_in, channels, 1 if i else reach, i == 0, n_context, dropout, dilation)
-            for i, dilation in enumerate([1, *_in_turn(dilations, blocks)])
+            for i, dilation in enumerate([1, *_in_turn(dilations, blocks, shape)])
         )
         self.mixings = _mixings(blocks + 1, channels, mixing, shape, dropout)
 
     def forward(self, x: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         v = h = x
-        for i, layer in enumerate(self.layers):
+        for i, (layer, mixing) in enumerate(zip(self.layers, self.mixings, strict=True)):
             v, h = layer(v, h, c, None if i else self.place, last=i + 1 == len(self.layers))
-            h = self.mixings[str(i)](h) if str(i) in self.mixings else h
+            h = h if mixing is None else mixing(h)
         return h
 
 

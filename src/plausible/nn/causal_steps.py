@@ -63,43 +63,37 @@ def arithmetic(device: torch.device) -> SimpleNamespace:
 class _Row:
     """A row of the input of a convolution in lanes, and the views of it that are needed again and again.
 
-    `cells` are (d lanes, L pixels of each and what is beside them, n_in, n).
+    `cells` are (lanes, pixels of a lane and beside it, n_in, n).
     """
 
     def __init__(self, conv: CausalConv, width: int, cells: Array, xp: SimpleNamespace):
-        self.width, n = width, cells.shape[-1]
-        apart, length, size = conv.dilation, -(-width // conv.dilation), conv.n_in * n
-        taps = min(conv.here, conv.left + 1)
-        lanes_and_places = [(x % apart, x // apart) for x in range(width)]
-        self.slot = [cells[lane, i + conv.left] for lane, i in lanes_and_places]
-        self.left = [cells[lane, i : i + taps].reshape(taps * conv.n_in, n) for lane, i in lanes_and_places]
-        self._inside = cells[:, conv.left : conv.left + length]
-        self._lanes = [self._inside[lane, : _pixels_of(lane, apart, width)] for lane in range(apart)]
-        columns = conv.columns * conv.n_in
+        lanes, n = cells.shape[0], cells.shape[-1]
+        size, columns, taps = conv.n_in * n, conv.columns * conv.n_in, min(conv.here, conv.left + 1)
+        places = [(x % lanes, x // lanes) for x in range(width)]
+        self.slot = [cells[lane, i + conv.left] for lane, i in places]
+        self.left = [cells[lane, i : i + taps].reshape(taps * conv.n_in, n) for lane, i in places]
+        lengths = [len(range(lane, width, lanes)) for lane in range(lanes)]
+        self._lanes = [cells[lane, conv.left : conv.left + length] for lane, length in enumerate(lengths)]
         self.windows = [
-            xp.windows(cells[lane], (len(inside), columns, n), (size, n, 1)) for lane, inside in enumerate(self._lanes)
+            xp.windows(cells[lane], (length, columns, n), (size, n, 1)) for lane, length in enumerate(lengths)
         ]
+        inside = cells[:, conv.left : cells.shape[1] - conv.right].swapaxes(0, 1)
+        self._inside, self._width = inside, width
 
     def fill(self, pixels: Array) -> None:
         """Put in all pixels (W, n_in, n)."""
-        for lane, inside in enumerate(self._lanes):
-            inside[...] = pixels[lane :: len(self._lanes)]
+        for lane, cells in enumerate(self._lanes):
+            cells[...] = pixels[lane :: len(self._lanes)]
 
     def pixels(self) -> Array:
-        """All pixels (W, n_in, n); where there is one lane, what is written to it is seen in them."""
-        lanes, length, *rest = self._inside.shape
-        return self._inside.swapaxes(0, 1).reshape(lanes * length, *rest)[: self.width]
-
-
-def _pixels_of(lane: int, lanes: int, width: int) -> int:
-    """How many pixels of a row are in a lane."""
-    return -(-(width - lane) // lanes) if lane < width else 0
+        """All pixels (W, n_in, n)."""
+        return self._inside.reshape(-1, *self._inside.shape[2:])[: self._width]
 
 
 class Cache:
     """The rows that a convolution looks at, and its weights.
 
-    `room` is where to keep them: cells, of the shape that `cells_of` gives, and sums (W, n_out, n).
+    `room` is where to keep them: cells, of the shape that `cells_of` gives and (n_in, n) each, and sums (W, n_out, n).
     """
 
     def __init__(
@@ -117,7 +111,7 @@ class Cache:
         bias = conv.bias[:, None] if c is None else conv.bias[:, None] + conv.of_context(c).T
         self.bias = xp.array(bias)
         cells, self.sums = room or (
-            xp.zeros((*cells_of(conv, width), n), self.bias),
+            xp.zeros((*cells_of(conv, width), conv.n_in, n), self.bias),
             xp.zeros((width, conv.n_out, n), self.bias),
         )
         self.rows = [_Row(conv, width, part, xp) for part in cells]
@@ -130,15 +124,13 @@ class Cache:
         self.rows.append(self.rows.pop(0))
         self.slot, self.left = self.rows[-1].slot, self.rows[-1].left
 
-    def add_up(self, *, above: bool, own: bool, more: Array = None) -> None:
-        """Set the sums of each pixel to the bias and what the rows of the kernel above its own, and its own, give."""
+    def add_up(self, rows: int, more: Array = None) -> None:
+        """Set the sums of each pixel to the bias and what this many rows, from the top of the kernel, give to it."""
         self.sums[...] = self.bias
         if more is not None:
             self.xp.add(self.sums, more, self.sums)
-        last = len(self.by_row) - 1
-        for r in range(0 if above else last, last + own):
-            windows = self.rows[r * self._apart].windows
-            for seen, term in zip(windows, self._terms, strict=True):
+        for r in range(rows):
+            for seen, term in zip(self.rows[r * self._apart].windows, self._terms, strict=True):
                 self.xp.matmul(self.by_row[r], seen, term)
             self.xp.add(self.sums, self._term, self.sums)
 
@@ -148,10 +140,10 @@ class Cache:
         return self.xp.add(out, self.sum[x], out)
 
 
-def cells_of(conv: CausalConv, width: int) -> tuple[int, int, int, int]:
-    """Shape of the rows kept of the input of a convolution: (rows, lanes, pixels of a lane and beside it, n_in)."""
+def cells_of(conv: CausalConv, width: int) -> tuple[int, int, int]:
+    """Cells kept of the input of a convolution: (rows, lanes, pixels of a lane and beside it)."""
     apart = conv.dilation
-    return (conv.rows - 1) * apart + 1, apart, -(-width // apart) + conv.left + conv.right, conv.n_in
+    return (conv.rows - 1) * apart + 1, apart, -(-width // apart) + conv.left + conv.right
 
 
 class Affine:
@@ -215,30 +207,30 @@ class _MixingSteps:
         self.term = zeros(1, channels).reshape(1, -1)
         self.term_inside = self.term.reshape(channels, of.n)
         self.active, self.wide, self.zero, self.narrow_zero = (zeros(k) for k in (width, width, width, channels))
-        self.at = 0  # the first place of this row
+        self.first = 0  # place of this row
 
     def begin_row(self, y: int) -> None:
-        self.at = at = y * self.columns
-        places = slice(at, at + self.columns)
-        if at:
-            self.xp.dot(self.matrix[places, :at], self.values[:at], self.sums)
+        self.first = first = y * self.columns
+        places = slice(first, first + self.columns)
+        if first:
+            self.xp.dot(self.matrix[places, :first], self.values[:first], self.sums)
         self.xp.add(self.sums, self.bias[places], self.sums)
 
     def add_to(self, h: Array, x: int) -> None:
         """Add to h (width, n), at a pixel of this row, what is mixed there."""
-        xp, i = self.xp, self.at + x
+        xp, first, i = self.xp, self.first, self.first + x
         value = self.value[i]
         xp.dot(self.narrow, xp.maximum(h, self.zero, self.active), value)
         xp.maximum(xp.add(value, self.narrow_bias, value), self.narrow_zero, value)
-        xp.dot(self.matrix[i : i + 1, self.at : i + 1], self.values[self.at : i + 1], self.term)
+        xp.dot(self.matrix[i : i + 1, first : i + 1], self.values[first : i + 1], self.term)
         xp.add(self.term, self.sums[x : x + 1], self.term)
         xp.maximum(self.term_inside, self.narrow_zero, self.mixed_inside)
         xp.add(h, self.widen(self.mixed, self.wide), h)
 
 
-def _mixing_steps(net: MaskedNet | GatedNet, of: PixelSteps) -> dict[int, _MixingSteps]:
-    """The mixings of a net by the number of the block that they come after."""
-    return {int(i): _MixingSteps(mixing, of) for i, mixing in net.mixings.items()}
+def _mixing_steps(net: MaskedNet | GatedNet, of: PixelSteps) -> list[_MixingSteps | None]:
+    """What mixes after each block, or None."""
+    return [None if mixing is None else _MixingSteps(mixing, of) for mixing in net.mixings]
 
 
 class MaskedSteps(PixelSteps):
@@ -278,8 +270,8 @@ class MaskedSteps(PixelSteps):
     def begin_row(self) -> None:
         for cache in (self.first, *self.caches):
             cache.turn()
-            cache.add_up(above=True, own=False)
-        for mixing in self.mixings.values():
+            cache.add_up(len(cache.by_row) - 1)
+        for mixing in filter(None, self.mixings):
             mixing.begin_row(self.y)
         self.xp.add(self.first.sums, self.place[self.y], self.first.sums)
 
@@ -287,13 +279,13 @@ class MaskedSteps(PixelSteps):
         return self._residual(x) if self.residual else self._plain(x)
 
     def _plain(self, x: int) -> Array:
-        relu, zero, cache = self.xp.maximum, self.zero[:-1], self.first
-        for i, after in enumerate([*self.caches, None]):
+        relu, zero, cache, mixing = self.xp.maximum, self.zero[:-1], self.first, None
+        for after, its_mixing in zip((*self.caches, None), (*self.mixings, None), strict=True):
             h = self.inside if after is None else after.slot[x]
             relu(cache.at(x, self.term), zero, h)
-            if i - 1 in self.mixings:
-                self.mixings[i - 1].add_to(h, x)
-            cache = after
+            if mixing is not None:
+                mixing.add_to(h, x)
+            cache, mixing = after, its_mixing
         return self.out
 
     def _residual(self, x: int) -> Array:
@@ -301,13 +293,13 @@ class MaskedSteps(PixelSteps):
         h, inside, active, zero, term = self.out, self.inside, self.active, self.zero, self.term
         thin, none, thin_out, thin_inside = self.thin, self.narrow_zero, self.thin_out, self.thin_inside
         self.first.at(x, inside)
-        for i, (narrow, cache, widen) in enumerate(self.blocks):
+        for (narrow, cache, widen), mixing in zip(self.blocks, self.mixings, strict=True):
             narrow(relu(h, zero, active), thin)
             relu(thin, none, cache.slot[x])
             relu(cache.at(x, thin), none, thin_inside)
             add(inside, widen(thin_out, term), inside)
-            if i in self.mixings:
-                self.mixings[i].add_to(inside, x)
+            if mixing is not None:
+                mixing.add_to(inside, x)
         return h
 
 
@@ -324,31 +316,32 @@ class _ResidualLoops(MaskedSteps):
             *(stacked(b.narrow.weight for b in net.blocks), stacked(b.narrow.bias for b in net.blocks)),
             np.stack([cache.here for cache in self.caches]),
             *(stacked(b.widen.weight for b in net.blocks), stacked(b.widen.bias for b in net.blocks)),
+            np.array([block.conv.dilation for block in net.blocks]),
+            *(self.begins, self.sums),
         ]
         self._loop, self.active, self.thin = residual, self.zeros(net.width), self.zeros(net.width // 2)
-        bounds = [0, *(i + 1 for i in self.mixings if i + 1 < len(net.blocks)), len(net.blocks)]
-        of_blocks += [self.dilations, self.cells, self.sums]
+        mixed = [i + 1 for i, mixing in enumerate(self.mixings) if mixing is not None]  # the last one among them
         self._parts = [
-            ([array[first:last] for array in of_blocks], self.mixings.get(last - 1))
-            for first, last in itertools.pairwise(bounds)
+            ([array[first:last] for array in of_blocks], self.mixings[last - 1])
+            for first, last in itertools.pairwise([0, *(mixed or [len(net.blocks)])])
         ]
 
     def _rooms(self, net: MaskedNet) -> Any:
+        """The cells of all blocks lie one after the other; those of a block begin where `begins` says."""
         convs = [block.conv for block in net.blocks]
         shapes = [cells_of(conv, self.row_width) for conv in convs]
-        sizes = [math.prod(shape[:3]) for shape in shapes]
-        self.dilations = np.array([conv.dilation for conv in convs])
-        self.cells = self.zeros(len(convs), max(sizes), convs[0].n_in)
+        ends = np.cumsum([math.prod(shape) for shape in shapes])
+        self.begins = np.array([0, *ends[:-1]])
+        self.cells = self.zeros(ends[-1], convs[0].n_in)
         self.sums = self.zeros(len(convs), self.row_width, convs[0].n_out)
-        cells = [
-            part[:size].reshape(*shape, self.n) for part, size, shape in zip(self.cells, sizes, shapes, strict=True)
-        ]
+        parts = np.split(self.cells, ends[:-1])
+        cells = [part.reshape(*shape, *part.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
         return zip(cells, self.sums, strict=True)
 
     def _residual(self, x: int) -> Array:
         self.first.at(x, self.inside)
         for arrays, mixing in self._parts:
-            self._loop(self.inside, *arrays, self.y, x, self.active, self.thin)
+            self._loop(self.inside, *arrays, self.cells, self.y, x, self.active, self.thin)
             if mixing is not None:
                 mixing.add_to(self.inside, x)
         return self.out
@@ -379,7 +372,7 @@ class GatedSteps(PixelSteps):
             layer.begin_row(self.layers[i + 1] if i + 1 < len(self.layers) else None, place, top=self.y == 0)
         for layer in self.layers:
             layer.down.turn()
-        for mixing in self.mixings.values():
+        for mixing in filter(None, self.mixings):
             mixing.begin_row(self.y)
 
     def column(self, x: int) -> Array:
@@ -394,7 +387,7 @@ class GatedSteps(PixelSteps):
                 into[...] = term
             else:
                 xp.add(layer.across.slot[x], term, into)
-            if i in self.mixings:
+            if self.mixings[i] is not None:
                 self.mixings[i].add_to(into, x)
         return self.out
 
@@ -421,7 +414,7 @@ class _GatedSteps:
         xp, above = self.xp, self._above
         if not top:
             sums = self.down.sums
-            self.down.add_up(above=True, own=True)
+            self.down.add_up(len(self.down.by_row))
             xp.matmul(self.from_above, sums, above)
             if after is not None:
                 xp.tanh(sums, sums)
@@ -430,7 +423,7 @@ class _GatedSteps:
         if place is not None:
             above = above + place * self.half
         self.across.turn()
-        self.across.add_up(above=False, own=False, more=above)
+        self.across.add_up(0, above)
 
 
 def steps(net: nn.Module, n: int, c: torch.Tensor | None = None) -> MaskedSteps | GatedSteps:

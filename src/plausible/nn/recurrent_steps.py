@@ -63,7 +63,7 @@ class _RowSteps:
         if not top:
             self.xp.matmul(self.across, self.windows, self.above)
         self.into.turn()
-        self.into.add_up(above=False, own=False, more=self.above)
+        self.into.add_up(0, self.above)
 
     def at(self, x: int, out: Array) -> None:
         """Write what the layer puts out at pixel x."""
@@ -154,7 +154,7 @@ class RecurrentSteps(PixelSteps):
         for layer in self.layers:
             layer.begin_row(self.first.rows[-1].pixels(), top=self.y == 0)
         self.first.turn()
-        self.first.add_up(above=True, own=False)
+        self.first.add_up(len(self.first.by_row) - 1)
         self.xp.add(self.first.sums, self.place[self.y], self.first.sums)
 
     def column(self, x: int) -> Array:

@@ -35,7 +35,7 @@ from plausible.nn.causal_steps import PixelSteps, arithmetic
 from plausible.space import Space
 
 HEAVY_FROM = 1e7  # multiply-adds an image from which it is evaluated in single precision
-ROWS_AT_ONCE = 256  # images drawn side by side: what their cached rows take stays in the cache of the machine
+ROWS_AT_ONCE = 256  # images drawn side by side: the rows kept of them stay in the cache of the machine (not what mixes)
 
 
 class Pixels(Stepwise):

@@ -33,15 +33,11 @@ MOST_MIXED = 4096  # places: 17 million numbers a mixing
 class _PixelCNN(Pixels):
     """The causal convolutions."""
 
-    def __init__(
-        self, space: Space, n_context: int, architecture: str, channels, blocks, dilations, mixing, components, dropout
-    ):
+    def __init__(self, space: Space, n_context: int, components: int, architecture: str, **settings):
         def net(n_in, shape):
-            settings = {"dropout": dropout, "dilations": dilations, "mixing": mixing}
             if architecture == "gated":
-                return GatedNet(n_in, shape, channels, blocks, 3, n_context, **settings)
-            residual = architecture == "residual"
-            return MaskedNet(n_in, shape, channels, blocks, 3, n_context, residual=residual, **settings)
+                return GatedNet(n_in, shape, n_context=n_context, **settings)
+            return MaskedNet(n_in, shape, n_context=n_context, residual=architecture == "residual", **settings)
 
         super().__init__(space, n_context, components, net)
 
@@ -89,6 +85,8 @@ class PixelCNN(Neural):
             raise OptionError(
                 "PixelCNN(dilations=()): expected at least one; (1,) has the taps of a kernel side by side"
             )
+        if self.mixing and not self.blocks:
+            raise OptionError(f"PixelCNN(mixing={self.mixing}, blocks=0): mixing comes after blocks; give one at least")
         _, height, width = space.shape
         if self.mixing and height * width > MOST_MIXED:
             raise OptionError(
@@ -99,11 +97,11 @@ class PixelCNN(Neural):
         return _PixelCNN(
             space,
             context_space.dims,
-            self.architecture,
-            self.channels,
-            self.blocks,
-            self.dilations,
-            self.mixing,
             self.components,
-            self.dropout,
+            self.architecture,
+            channels=self.channels,
+            blocks=self.blocks,
+            dilations=self.dilations,
+            mixing=self.mixing,
+            dropout=self.dropout,
         )

@@ -4,7 +4,7 @@ r"""PixelRNN: images pixel by pixel, in raster order, by long short-term memorie
 
 A recurrent net turns the pixels before (y, x) into h_yx (`nn.recurrent`: row by row, or along the diagonals from both
 sides, with residual connections); `_pixels` says how h_yx and the channels already known become the parameters of a
-channel. What PixelCNN reaches by depth, one layer over the diagonals has at once: all pixels before.
+channel. What PixelCNN reaches by depth or by mixing, one layer over the diagonals has at once: all pixels before.
 
 Drawing costs the work of one pass over the image: see `nn.recurrent_steps`.
 
