@@ -1,6 +1,6 @@
 """PixelCNN: drawing against a full pass per pixel, training against a plain loop.
 
-    python benchmarks/pixel_cnn_speed.py [--rounds 5] [--examples 4096]
+    python benchmarks/pixel_cnn_speed.py [--rounds 5] [--examples 4096] [--dilations 1 2 4] [--only drawing|training]
 
 Drawing: 64 binary images of 28x28 from nets that are trained a little. The naive sampler makes one full pass over the
 batch for every pixel; its time is 784 times that of a pass of our own net. That is faster than a pass of the plain net
@@ -46,11 +46,11 @@ NETS = {
 TRAINED = NETS["residual, 15 blocks, 16 channels"][0]
 
 
-def drawing(x: np.ndarray, rounds: int) -> list[list[str]]:
+def drawing(x: np.ndarray, rounds: int, dilations: tuple[int, ...]) -> list[list[str]]:
     """One row a net."""
     rows = []
     for name, (settings, least, most) in NETS.items():
-        module = ours(x[:1024], 3, learning_rate=3e-3, **settings).module_
+        module = ours(x[:1024], 3, learning_rate=3e-3, dilations=dilations, **settings).module_
         u = torch.rand(BATCH, module.dims, 2, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             z = module.from_uniforms(u)
@@ -164,15 +164,15 @@ def untrained(x: np.ndarray, **settings: Any) -> pl.PixelCNN:
         return ours(x[:BATCH], 1, learning_rate=1e-12, **settings)
 
 
-def training(train: np.ndarray, test: np.ndarray, rounds: int) -> list[list[str]]:
+def training(train: np.ndarray, test: np.ndarray, rounds: int, dilations: tuple[int, ...]) -> list[list[str]]:
     """One row a way of training."""
-    start = untrained(train)
+    start = untrained(train, dilations=dilations)
     by_plain, pixels = score_plain(PlainPixelCNN(start.module_), test[:500]), torch.from_numpy(train[:, None]).float()
     assert abs(by_plain + start.score(test[:500])) < 1e-2, "not the same network"
     variants = {
         f"plain, batch {BATCH}": lambda: plain.train(PlainPixelCNN(start.module_), pixels, 1, BATCH),
-        f"ours, batch {BATCH}, float32": lambda: ours(train, 1, precision="float32"),
-        f"ours, batch {BATCH}": lambda: ours(train, 1),
+        f"ours, batch {BATCH}, float32": lambda: ours(train, 1, dilations=dilations, precision="float32"),
+        f"ours, batch {BATCH}": lambda: ours(train, 1, dilations=dilations),
     }
     models: dict[str, Any] = {}
 
@@ -195,13 +195,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dilations", type=int, nargs="+", default=(1, 2, 4), help="of the blocks, in turn")
     parser.add_argument("--only", choices=("drawing", "training"))
     given = parser.parse_args()
     train, test, what = images(given.examples)
     with Others() as others:
-        drawn = drawing(train, given.rounds) if given.only != "training" else []
+        dilations = tuple(given.dilations)
+        drawn = drawing(train, given.rounds, dilations) if given.only != "training" else []
         some = np.random.default_rng(0).permutation(len(test))[:2000]  # they are sorted by digit
-        trained = training(train, test[some], given.rounds) if given.only != "drawing" else []
+        trained = training(train, test[some], given.rounds, dilations) if given.only != "drawing" else []
     print(f"{machine()}; {what}; others used {others}", end="\n\n")
     if drawn:
         head = ["net", "a pass, ms", "drawing 64, ms", "times faster than naive", "in passes", "in plain passes"]
