@@ -302,9 +302,9 @@ def test_it_learns_stripes_to_their_entropy(architecture, mixing):
 
 
 def echoes(n, seed=0):
-    """A bit in the first corner that comes again in the last one, beyond the reach of a block; noise in between."""
+    """A first row that comes again as the last one, further than two blocks reach; noise in between."""
     x = np.random.default_rng(seed).integers(0, 2, (n, 7, 7)).astype(np.uint8)
-    x[:, -1, -1] = x[:, 0, 0]
+    x[:, -1] = x[:, 0]
     return x
 
 
@@ -314,11 +314,11 @@ def echoes(n, seed=0):
     ids=str,
 )
 def test_what_lies_far_apart_is_found_by_dilation_or_mixing(settings, found):
-    """Else there are 49 bits in an image of 48."""
+    """Else it says 49 bits of an image that has 42."""
     wide = FAST | {"architecture": "residual", "blocks": 2, "channels": 16} | settings
-    model = pl.PixelCNN(epochs=30, **wide).fit(echoes(2000))
+    model = pl.PixelCNN(epochs=12, **wide).fit(echoes(2000))
     bits = -model.log_prob(echoes(1000, seed=1)).mean() / math.log(2)
-    assert bits == pytest.approx(48 if found else 49, abs=0.4)
+    assert 41.9 < bits < 48 if found else bits > 48.9
 
 
 @pytest.mark.parametrize(
